@@ -1,11 +1,10 @@
 //! One attempt to connect to a worker socket, and trust in one that was found rather
 //! than named.
 //!
-//! A socket takes all that is sent to it, so it must be wshubd's, and not that of
-//! another user who made a socket of that name first. The process behind the connection
-//! counts where it runs under our own uid or root's. Any other may be wshubd too,
-//! which often has a user of its own; then the directories above the socket decide:
-//! nobody else must be able to put it there.
+//! Requests must not reach a socket that another user has created under the name of
+//! wshubd's. A process that runs under our own uid or root's is trusted. Any other process
+//! may be wshubd too, which often has a user of its own; then the directories above the
+//! socket decide: no third user may be able to create the socket.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -24,8 +23,8 @@ use super::error::Error;
 enum SocketTrust {
     /// Any: an option or a caller has named it.
     Named,
-    /// Only one that nobody but root and we can have put there, or behind which such a
-    /// process listens.
+    /// Only one that root or our own user must have created, or at which a process of theirs
+    /// listens.
     Found,
 }
 
@@ -113,9 +112,9 @@ const LINKS: usize = 40;
 enum WriteAccess {
     /// Its owner and its group, or a part of them.
     Closed,
-    /// Everybody, but nobody can rename or remove what is another's.
+    /// All users, but none can rename or remove the entries of another.
     Sticky,
-    /// Everybody, and anything in it can be replaced at any time.
+    /// All users, and each can replace any entry at any time.
     Open,
 }
 
@@ -157,7 +156,7 @@ fn untrusted_step(peer: Option<u32>, own: u32, steps: &[PathStep]) -> Option<&Pa
 /// All that an absolute path leads through, links included.
 fn path_steps(path: &Path) -> io::Result<Vec<PathStep>> {
     let mut steps = Vec::new();
-    // Where the walk stands: real directories, each with what everybody can do there.
+    // The directories of the walk so far, without links, each with its write access.
     let mut stack = vec![(PathBuf::from("/"), WriteAccess::of(Path::new("/").symlink_metadata()?.mode()))];
     let mut rest: VecDeque<OsString> = names(path).collect();
     let mut links = 0;
@@ -249,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn where_only_its_owner_writes_wshubd_may_have_a_user_of_its_own() {
+    fn a_socket_of_another_user_in_a_closed_directory_is_trusted() {
         let way = [
             step("/run", ROOT, WriteAccess::Closed),
             step("/run/wshubd", ANOTHER, WriteAccess::Closed),

@@ -32,31 +32,31 @@ pub enum Error {
     Lost {
         /// The socket.
         path: Arc<Path>,
-        /// What is known of the reason.
+        /// The reason, as far as it is known.
         why: String,
     },
-    /// The hub's first line was that this process may not connect.
+    /// The hub's first line refuses this process.
     Rejected {
         /// The socket.
         path: Arc<Path>,
         /// The hub's reason.
         why: String,
     },
-    /// The hub has been disconnected for longer than an answer is waited for.
+    /// The hub was disconnected for longer than the patience for an answer.
     Unavailable {
         /// The socket.
         path: Arc<Path>,
     },
-    /// So much waits for the hub already that this was dropped.
+    /// The queue to the hub is full, so the request was dropped.
     QueueFull {
         /// The bound, in bytes.
         bound: usize,
     },
-    /// The hub was disconnected for longer than the message was worth keeping.
+    /// The hub was disconnected for longer than the `ttl` of the message.
     Expired,
     /// The hub refuses the request.
     Refused(ErrorLine),
-    /// A line of the hub cannot be understood.
+    /// A line of the hub is malformed.
     Malformed(String),
     /// The request has no JSON form, or is no object.
     InvalidRequest(String),
@@ -93,7 +93,7 @@ impl fmt::Display for Error {
             ),
             Self::Unreachable { path, why } => {
                 let advice = match why.kind() {
-                    ErrorKind::PermissionDenied => "its mode and group say who may: `ls -l` shows them",
+                    ErrorKind::PermissionDenied => "its mode and group deny access: `ls -l` shows them",
                     ErrorKind::WouldBlock => {
                         "too many connections wait for wshubd already: it is stopped or busy, \
                          `systemctl status wshubd` shows which"
@@ -104,22 +104,24 @@ impl fmt::Display for Error {
             }
             Self::Untrusted { path, part, owner } => write!(
                 f,
-                "{} is not used: {} belongs to uid {owner}, and may not be wshubd's",
+                "{} is not used: {} belongs to uid {owner}, so the socket may not be wshubd's",
                 path.display(),
                 part.display()
             ),
             Self::Lost { path, why } => write!(f, "lost the connection to {}: {why}", path.display()),
             Self::Rejected { path, why } => write!(
                 f,
-                "turned away at {}: {why} (`[worker] allow` of wshubd says who may)",
+                "rejected at {}: {why} (`[worker] allow` of wshubd lists the allowed users)",
                 path.display()
             ),
-            Self::Unavailable { path } => write!(f, "no wshubd has been at {} for a while", path.display()),
-            Self::QueueFull { bound } => write!(f, "dropped: {bound} bytes wait for wshubd already"),
-            Self::Expired => write!(f, "dropped: wshubd was away for longer than this was worth keeping"),
+            Self::Unavailable { path } => {
+                write!(f, "wshubd at {} has been disconnected for too long", path.display())
+            }
+            Self::QueueFull { bound } => write!(f, "dropped: {bound} bytes are queued for wshubd already"),
+            Self::Expired => write!(f, "dropped: wshubd was not connected within the ttl of the message"),
             Self::Refused(refused) => write!(f, "{} ({})", refused.message, refused.code),
-            Self::Malformed(what) => write!(f, "cannot understand the answer: {what}"),
-            Self::InvalidRequest(what) => write!(f, "cannot be said in JSON: {what}"),
+            Self::Malformed(what) => write!(f, "malformed answer: {what}"),
+            Self::InvalidRequest(what) => write!(f, "invalid request: {what}"),
         }
     }
 }

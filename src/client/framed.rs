@@ -82,7 +82,7 @@ impl ByeLine {
 pub(super) enum Loss {
     /// There is no reconnecting.
     Final(Error),
-    /// The hub may ask for a pause before the next connection.
+    /// `after` is the pause that the hub requests before the next connection.
     Temporary { error: Error, after: Option<Duration> },
 }
 
@@ -228,7 +228,7 @@ impl FramedStream {
         }
     }
 
-    /// Asks for an answer, before all else: a peer that gives it is a hub.
+    /// Requests an answer, before all else: a peer that gives it is a hub.
     pub(super) fn write_probe(&mut self) {
         let line = format!("{{\"action\":\"ping\",\"id\":\"{RESTORATION}\"}}\n");
         self.outgoing.extend_from_slice(line.as_bytes());

@@ -5,7 +5,7 @@
 //! One task owns the socket. All others hold an end of a queue:
 //! a [`Client`] sends requests, [`PendingAnswer`] waits for one answer, [`Events`] receives
 //! lines that answer no request, and an [`OperationHandle`] holds the latch that an interrupt
-//! pulls. So an interrupt never waits behind a message, and nobody but the task
+//! sets. So an interrupt never waits behind a message, and only the task
 //! notices that one socket has replaced another.
 //!
 //! ```no_run
@@ -29,10 +29,10 @@
 //!
 //! # When the connection is lost
 //!
-//! The task tries again at once, or when the hub has asked for it, and then with
-//! growing pauses of up to 5 s, until the hub is back. It stops where the hub
-//! asks not to reconnect (close codes 4000 to 4099), rejects it, the system denies
-//! the socket, or another user's has taken its place ([`ConnectOptions::trusted_only`]).
+//! The task reconnects at once, or after the pause that the hub requests, and then with
+//! growing pauses of up to 5 s. It stops if the hub requests that (close codes 4000 to
+//! 4099) or rejects it, if the system denies access to the socket, or if a socket of
+//! another user has taken its place ([`ConnectOptions::trusted_only`]).
 //!
 //! - **Operations** are registered again under the same id, with what is left of
 //!   the deadline, and can be interrupted again. Subscribers got `owner_lost`, unless the
@@ -50,8 +50,8 @@
 //! - **Answers** are waited for 10 s after the loss, then they come as
 //!   [`Error::Unavailable`], and the request is given up; only the end of an operation
 //!   is sent whenever the hub is back. A request that is no message, subscription
-//!   or operation, and was on its way, comes as [`Error::Lost`] at once: nobody
-//!   knows whether it was carried out.
+//!   or operation, and was on its way, comes as [`Error::Lost`] at once: it is
+//!   unknown whether it was carried out.
 
 mod backoff;
 mod connect;
@@ -258,7 +258,7 @@ impl Client {
         line: Vec<u8>,
         registration: Option<Registration>,
     ) -> Result<PendingAnswer, Error> {
-        // Two: an interrupt of an operation that nobody owns yet is answered twice.
+        // Two: an interrupt of an operation that has no owner yet is answered twice.
         let (sender, answers) = async_channel::bounded(2);
         self.requests.send(kind, line, Some(sender), registration).await?;
         Ok(PendingAnswer { answers, client: self.clone() })
@@ -303,8 +303,8 @@ impl PendingAnswer {
     /// # Errors
     /// [`Error::Refused`]; [`Error::Unavailable`] where the hub has been disconnected for too
     /// long; [`Error::Expired`] where it was so for the message; [`Error::Lost`]
-    /// where nobody knows what became of the request; and why the task has ended,
-    /// if it has.
+    /// where the outcome of the request is unknown; and the error that has ended the task,
+    /// if it has ended.
     pub async fn answer(&self) -> Result<HubLine, Error> {
         self.answers.recv().await.map_err(|_| self.end_reason())?
     }

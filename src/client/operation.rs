@@ -16,8 +16,8 @@ use crate::protocol::EndState;
 #[must_use = "an operation that is dropped has failed"]
 pub struct OperationHandle {
     client: Client,
-    /// Kept for as long as it runs: the task ends an operation whose start has
-    /// nobody to answer to.
+    /// Kept for as long as it runs: the task ends an operation if the receiver of the answer
+    /// to its start is gone.
     _start: PendingAnswer,
     id: Box<str>,
     latch: LatchReceiver,
@@ -96,7 +96,7 @@ impl OperationHandle {
     /// same.
     ///
     /// # Errors
-    /// Nobody can interrupt it any more, because the task has ended, or, as
+    /// It can no longer be interrupted, because the task has ended, or, as
     /// [`Error::Refused`], because the hub did not take it, or not again.
     pub async fn interrupted(&self) -> Result<Interrupt, Error> {
         self.latch.interrupts.recv().await.map_err(|_| self.closed_by())
@@ -124,7 +124,7 @@ impl OperationHandle {
         let end = self.client.send_request(RequestKind::End(self.id.clone()), line, None).await?;
         let answer = end.answer().await;
         match (answer, self.latch.closed_by.get()) {
-            // That it never started says more than that the hub does not know it.
+            // The refusal of the start is the cause; that the hub does not know it only follows.
             (Err(_), Some(error)) => Err(error.clone()),
             (answer, _) => answer.map(drop),
         }

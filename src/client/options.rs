@@ -16,7 +16,7 @@ use super::unacked::ResendPolicy;
 use super::{Client, WorkerConnection};
 
 /// What is kept for a hub that is not connected: some ten thousand lines of output, and
-/// less than anybody misses on a small machine.
+/// little memory even for a small machine.
 const BUFFER: usize = 1 << 20;
 
 /// How long an answer is waited for while the hub is not connected: longer than a hub
@@ -88,10 +88,10 @@ impl ConnectOptions {
         self
     }
 
-    /// Connects only where the process behind the socket has our own uid or root's, or
-    /// where nobody else can have put the socket there: in a directory in which everybody
-    /// may write, what leads to it belongs to us or to root. For a path
-    /// that was found rather than named.
+    /// Connects only if the process that listens at the socket has our own uid or root's, or
+    /// if no other user can have created the socket: below a directory that all users may
+    /// write to, the way to the socket must belong to us or to root. For a path that was
+    /// found rather than named.
     #[must_use]
     pub fn trusted_only(mut self) -> Self {
         self.candidates.distrust_first();
@@ -101,7 +101,7 @@ impl ConnectOptions {
     /// Connects, and reconnects whenever the connection is lost.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], which names the path and says what to look at, and
+    /// [`Error::Unreachable`], which names the path and a remedy, and
     /// [`Error::Untrusted`] after [`ConnectOptions::trusted_only`].
     pub async fn connect(self) -> Result<WorkerConnection, Error> {
         let stream = self.candidates.present().connect()?;

@@ -92,8 +92,8 @@ impl Registrations {
         self.operations.remove(id);
     }
 
-    /// The hub does not take an operation, or not again; nobody can stop it through the
-    /// hub any more, and its owner learns that.
+    /// The hub refuses an operation, at first or after a reconnect: it can no longer be
+    /// stopped through the hub, and its owner gets the error.
     pub(super) fn disown(&mut self, id: &str, error: Error) {
         if let Some(operation) = self.operations.remove(id) {
             operation.registration.latch.close(error);

@@ -20,7 +20,7 @@ use super::registrations::Registration;
 use crate::protocol::Moment;
 
 /// For how long a publisher waits on a hub that takes nothing at all: longer
-/// than any hub is busy, shorter than anybody's patience with a worker.
+/// than any hub is busy, and short enough for a person who waits for the worker.
 pub(super) const STALL_LIMIT: Duration = Duration::from_secs(5);
 
 /// What each request takes beside its text.
@@ -187,7 +187,7 @@ impl RequestSender {
 
     /// Why the task has ended.
     pub(super) fn end_reason(&self) -> Error {
-        let unknown = || Error::Lost { path: self.path.clone(), why: "its link has ended".into() };
+        let unknown = || Error::Lost { path: self.path.clone(), why: "the connection has ended".into() };
         self.end_reason.get().cloned().unwrap_or_else(unknown)
     }
 }

@@ -315,7 +315,7 @@ impl Session {
     }
 
     fn malformed(&self, what: &str) -> Loss {
-        Loss::Final(Error::Malformed(format!("{} speaks no wshubd: {what}", self.path.display())))
+        Loss::Final(Error::Malformed(format!("the peer at {} is not wshubd: {what}", self.path.display())))
     }
 
     fn handle(&mut self, stream: &mut FramedStream, line: &[u8]) -> Result<(), &'static str> {

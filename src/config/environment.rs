@@ -29,7 +29,7 @@ impl Environment {
         variables: impl IntoIterator<Item = (N, T)>,
     ) -> Self {
         let pairs = variables.into_iter().map(|(name, text)| (name.into(), text.into()));
-        // `collect` would sort first, which takes code that nobody needs here.
+        // `collect` would sort first, which takes code that is not needed here.
         let mut variables = BTreeMap::new();
         variables.extend(pairs);
         Self { variables, uid }

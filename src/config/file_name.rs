@@ -1,5 +1,5 @@
-//! Names of files with keys and secrets, told apart from secrets that stand where such a name
-//! belongs: a name is repeated in errors, lists and the log, a secret never.
+//! Names of files with keys and secrets, distinguished from secrets in the place of such a
+//! name: a name is repeated in errors, lists and the log, a secret never.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -26,8 +26,8 @@ fn is_there(path: &Path) -> bool {
     }
 }
 
-/// Whether the directory of a file is there. That of `/SECRET` would be the root, and says
-/// nothing.
+/// Whether the directory of a file is there. That of `/SECRET` would be the root, which is
+/// always there.
 fn lies_somewhere(path: &Path) -> bool {
     path.parent().is_some_and(|parent| parent.file_name().is_some() && is_there(parent))
 }

@@ -49,8 +49,8 @@ fn own_configuration(environment: &Environment) -> Option<PathBuf> {
     (is_there("wshubd.toml") || is_there("conf.d")).then_some(directory)
 }
 
-/// Whether a directory is looked for in the home of another user, which we may not enter:
-/// `HOME` stays that of the user who has started us as another one.
+/// Whether a directory would be in the home of another user, which we may not enter:
+/// `HOME` is still that of the calling user if a program such as `su` has changed our own.
 fn is_in_home_of_another(directory: &Path, environment: &Environment) -> bool {
     let Some(home) = environment.directory("HOME") else { return false };
     if environment.directory("XDG_CONFIG_HOME").is_some() {
@@ -101,8 +101,8 @@ pub fn worker_socket_candidates(environment: &Environment) -> Vec<PathBuf> {
     sockets
 }
 
-/// Whether a socket of ours could be in `directory`. What a variable names is
-/// taken at its word: that it cannot be used should be said, not worked around.
+/// Whether a socket of ours could be in `directory`. A directory from a variable is always
+/// used: if it cannot be, that must be an error, not ignored.
 fn can_hold(directory: &Path, environment: &Environment) -> bool {
     let named = ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"].map(|name| environment.directory(name));
     if named.iter().flatten().any(|run| directory == run || directory.parent() == Some(run)) {

@@ -16,7 +16,7 @@ use crate::sort::sort;
 pub struct ConfigSource {
     /// The file that was named; none: the usual ones.
     file: Option<PathBuf>,
-    /// That of the start: nobody can change it from outside.
+    /// That of the start: the environment of a process cannot be changed from outside.
     environment: Environment,
 }
 

@@ -96,7 +96,7 @@ pub(super) fn parse(name: &str, mut keys: Vec<String>, text: &str) -> Result<Tab
     let location = Location::Variable(name.into());
     let value = match DeValue::parse(text) {
         Ok(value) => LineIndex::variable(name).value(value.get_ref()),
-        // Nobody means text by these; a missing quote should not pass for it.
+        // Such text is never meant as a string; a missing quote should not make it one.
         Err(error) if is_meant_as_toml(text) => {
             let message = format!(
                 "not a TOML value: {}; a list reads '[\"a\", \"b\"]', and text that begins like one needs quotes \
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn every_option_is_set_by_its_variable_and_missed_by_one_underscore() {
+    fn a_single_underscore_mistypes_the_variable_of_an_option() {
         for (section, key) in pass::names().into_iter().filter(|(section, _)| *section != "channel") {
             let variable = variable_of(&format!("{section}.{key}"));
             let keys = vec![section.to_owned(), key.to_owned()];

@@ -22,8 +22,8 @@ impl Config {
         if let Some(address) = open {
             if self.auth.anonymous {
                 warnings.push(format!(
-                    "auth.anonymous lets everybody who reaches {address} in; listen on a loopback address \
-                     or ask for tokens"
+                    "auth.anonymous admits every client that reaches {address}; listen on a loopback \
+                     address or require tokens"
                 ));
             }
             if self.auth.query_token {
@@ -35,7 +35,7 @@ impl Config {
         }
         if !self.auth.claims.end {
             warnings.push(
-                "auth.require_exp = false takes tokens that never end; whoever finds one has it until its key \
+                "auth.require_exp = false accepts tokens that never end; a stolen one is valid until its key \
                  is changed"
                     .to_owned(),
             );
@@ -47,16 +47,16 @@ impl Config {
         }
         if self.listen.trusted_proxies.iter().any(|network| network.prefix_len() == 0) {
             warnings.push(
-                "listen.trusted_proxies names every address: whoever connects without a proxy says himself \
-                 where he comes from"
+                "listen.trusted_proxies names every address: a client without a proxy can claim any source \
+                 address"
                     .to_owned(),
             );
         }
         let directory = self.listen.worker.parent().filter(|directory| is_open_to_all(directory));
         if let Some(directory) = directory {
             warnings.push(format!(
-                "listen.worker is in {}, where everybody may write: somebody could put a socket of their own \
-                 in its place; a directory of its own keeps them out",
+                "listen.worker is in {}, which all users may write to: another user could create a socket \
+                 in its place; a directory of its own prevents that",
                 directory.display()
             ));
         }

@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_numbers_are_taken_as_ids_and_positions_however_they_are_spelled() {
+    fn ids_and_positions_may_be_whole_numbers_in_any_spelling() {
         let user = |number: &str| {
             let text = format!(r#"{{"action":"send","user_id":{number},"event":"e"}}"#);
             match client::parse(&text).map(|said| said.request) {

@@ -213,8 +213,8 @@ pub enum Frame<'a> {
         /// Tokens of a user that were issued in this second are refused, too.
         #[serde(serialize_with = "rfc3339")]
         revoked_at: UnixTime,
-        /// How many of those connections came with a token that says it was issued after that
-        /// second, and so is still taken.
+        /// How many of those connections had a token with an `iat` after that second, which is
+        /// still accepted.
         #[serde(skip_serializing_if = "none_at_all")]
         ahead: u64,
     },

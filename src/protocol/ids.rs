@@ -213,7 +213,7 @@ impl Event {
 }
 
 /// One link of a client or worker: its place in the tables and a random tag
-/// that makes it unguessable and tells it from those that had the place before.
+/// that makes it unguessable and distinguishes it from earlier links in that place.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct ConnectionId {
     /// Dense index, reused after a link has closed.

@@ -45,11 +45,11 @@ pub enum GapCause {
 pub enum Outcome {
     /// Its owner is notified.
     Delivered,
-    /// Nobody owns it yet; a second answer follows.
+    /// It has no owner yet; a second answer follows.
     Pending,
     /// It is over.
     AlreadyEnded,
-    /// Nobody came to own it.
+    /// It got no owner in time.
     NoOwner,
 }
 
@@ -194,10 +194,10 @@ pub struct TokenCheck {
     pub kid: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rights: Option<RightsEntry>,
-    /// How often its bearer may ask, before `[limits] token_rate` counts.
+    /// The request limits in the token, before `[limits] token_rate` is applied.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<RateLimitEntry>,
-    /// The same after it counted, where that is less.
+    /// The same after that, if it is less.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub granted: Option<RateLimitEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -206,13 +206,13 @@ pub struct TokenCheck {
     pub jti: Option<TokenId>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rfc3339_if_any")]
     pub issued_at: Option<UnixTime>,
-    /// What is unusual about one that holds, for people.
+    /// Unusual claims of a valid token, for people.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
 impl TokenCheck {
-    /// Adds what its bearer gets where the token asks for more than `token_rate`.
+    /// Adds the granted limits if those of the token are above `token_rate`.
     pub fn cap(&mut self, token_rate: u32) {
         let Some(RateLimitEntry { rate: asked, .. }) = self.limits else { return };
         let granted = asked.capped(token_rate);

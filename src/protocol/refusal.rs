@@ -99,10 +99,10 @@ impl Refusal {
         Self { code, message: message.into(), action: None, channel: None, retry_after: None }
     }
 
-    /// For requests that only administrators may make; the message says who they are.
+    /// For requests that only administrators may make; the message names them.
     pub fn for_administrators() -> Self {
         let who = "this is for administrators: root, the daemon's own user, those in `[worker] admins`, and \
-                   on a WebSocket whoever has a token with `admin`";
+                   on a WebSocket users whose token has `admin`";
         Self::new(Code::Forbidden, who)
     }
 

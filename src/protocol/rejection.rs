@@ -32,9 +32,9 @@ pub enum Reason {
     SecretWrong,
     /// `Authorization` is there, and of another scheme than `Bearer`.
     SecretScheme,
-    /// Whoever has been refused many times is slowed down: 429.
+    /// The address or user is throttled after many refusals: 429.
     TooManyRefusals,
-    /// A WebSocket endpoint was asked for something else: 426.
+    /// A request without an upgrade at a WebSocket endpoint: 426.
     NoUpgrade,
     /// 400.
     BadRequest,
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_of_an_older_list_go_on_and_only_given_reasons_are_spelled() {
+    fn counts_of_an_older_list_go_on_and_zeros_are_left_out() {
         let mut refused = RejectionCounts::of_counts(&[0, 2]);
         refused.count(Reason::StoreUnavailable);
         let spelled = serde_json::to_string(&refused).unwrap_or_default();

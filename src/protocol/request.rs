@@ -328,13 +328,13 @@ impl Grant {
 pub struct MintTerms {
     /// What it allows; none: the default rights of the configuration.
     pub grant: Option<Grant>,
-    /// How often its bearer may ask; none: as often as others.
+    /// The request limits of its bearer; none: those of the configuration.
     pub limits: Option<RateLimit>,
     /// What presence shows of its bearer.
     pub info: Option<Payload>,
 }
 
-/// How often a peer may ask: a rate, and how many requests at once.
+/// The request limits of a peer: a rate, and how many requests at once.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct RateLimit {
     /// In thousandths of a request per second, so that it may be below one.

@@ -175,7 +175,7 @@ pub(super) fn user_or_jti(fields: &Fields<'_>) -> Result<RevocationTarget, Refus
     only([user, jti.map(RevocationTarget::Token)], "`user_id` and `jti`")
 }
 
-/// Administration that workers and clients ask for in the same words.
+/// Administrative requests, which have the same form for workers and clients.
 pub(super) fn administration(action: &str, fields: &Fields<'_>) -> Result<HubRequest, Refusal> {
     match action {
         "operations" => {
@@ -280,7 +280,7 @@ fn one(fields: &Fields<'_>) -> Result<Subscription, Refusal> {
     })
 }
 
-/// The epoch is opaque and short; the empty one asks for all that is kept.
+/// The epoch is opaque and short; the empty one requests all kept messages.
 pub(super) fn position(fields: &Fields<'_>) -> Result<Position, Refusal> {
     /// What epochs are cut to.
     const LONGEST_EPOCH: usize = 16;

@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_spelled_as_others_spell_them_until_the_end_of_the_calendar() {
+    fn times_are_formatted_as_rfc_3339_until_the_year_9999() {
         // Every day of eight centuries at another time of the day, then every month or so.
         let days = (0..300_000).map(|day| day * DAY + day * 7919 % DAY);
         let rest = (0..=LAST_SPELLABLE).step_by(2_700_000_011).chain([LAST_SPELLABLE]);

@@ -79,8 +79,8 @@ fn token(fields: &Fields<'_>) -> Result<EdgeRequest, Refusal> {
     }
 }
 
-/// What the token is to allow, where that is given; else the configuration says what tokens
-/// without rights of their own allow.
+/// The rights of the token, if any are given; else it has the default rights of the
+/// configuration.
 fn grant(fields: &Fields<'_>) -> Result<Option<Grant>, Refusal> {
     let subscribe = fields.strings(Field::Subscribe)?;
     let publish = fields.strings(Field::Publish)?;
@@ -97,7 +97,7 @@ fn grant(fields: &Fields<'_>) -> Result<Option<Grant>, Refusal> {
     }))
 }
 
-/// How often the bearer may ask, where that is given.
+/// The request limits of the bearer, if they are given.
 fn allowance(fields: &Fields<'_>) -> Result<Option<RateLimit>, Refusal> {
     let Some(limits) = fields.object(Field::Limits)? else { return Ok(None) };
     let rate = limits.positive(Field::Rate)?.ok_or_else(|| missing("limits.rate"))?;
@@ -138,7 +138,7 @@ impl InterruptLine {
 
 /// Appends the line of an answer to a worker, without its end: with an
 /// `id` an `ok` line with the fields that a client would get, without one
-/// nothing, but for errors, and for lists and numbers, which say what they are.
+/// nothing, but for errors, and for lists and numbers, whose `type` is their own name.
 ///
 /// Returns whether there is a line.
 pub fn encode(frame: &Frame<'_>, id: Option<&super::RequestId>, to: &mut Vec<u8>) -> bool {

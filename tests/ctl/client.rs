@@ -56,7 +56,7 @@ fn an_interrupt_pulls_the_latch_past_messages_that_nobody_reads() {
 }
 
 #[test]
-fn what_does_not_fit_is_shed_and_counted_while_an_answer_is_awaited() {
+fn messages_are_shed_and_counted_while_an_answer_is_awaited() {
     const LINE: usize = 1 << 20;
     let hub = |mut peer: Peer| {
         let request = peer.receive();

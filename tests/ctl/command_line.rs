@@ -64,7 +64,7 @@ fn a_duration_may_do_without_its_unit_everywhere() {
         vec!["run", "--linger", "soon", "logs", "--", "true"],
     ] {
         let said = complaint(&words);
-        assert!(said.contains("a duration is such as 90, 90s"), "{words:?}: {said}");
+        assert!(said.contains("a duration such as 90, 90s"), "{words:?}: {said}");
     }
 }
 
@@ -111,7 +111,7 @@ fn on_a_terminal_sub_names_its_channels_once_they_are_granted() {
     peer.grant(&second, json!({"channel": "news"}));
     let mut line = String::new();
     said.read_line(&mut line).unwrap();
-    assert_eq!(line, "wshubctl: listening to logs, ne\\u{1b}ws; Ctrl-C ends\n");
+    assert_eq!(line, "wshubctl: subscribed to logs, ne\\u{1b}ws; Ctrl-C ends\n");
     peer.send(json!({"type": "message", "channel": "logs", "event": "e", "data": 1, "from": "worker",
         "message_id": "m", "timestamp": "2024-05-06T07:08:09.123Z"}));
     assert_eq!(terminal.end().0, Some(0));

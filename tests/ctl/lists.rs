@@ -28,7 +28,7 @@ fn connection(id: &str, user: &str, queued_bytes: u64) -> Value {
 }
 
 #[test]
-fn in_a_pipe_each_connection_is_a_line_and_the_longest_queue_is_first() {
+fn piped_connections_are_lines_with_the_longest_queue_first() {
     let socket = HubSocket::new();
     let (child, mut peer) = socket.start_connected(["connections"]);
     let mut later = connection("c", "carol", 10);
@@ -50,7 +50,7 @@ fn the_connections_of_one_user_can_be_asked_for() {
 }
 
 #[test]
-fn on_a_terminal_connections_are_a_table_without_columns_of_nothing() {
+fn connections_on_a_terminal_are_a_table_without_empty_columns() {
     let socket = HubSocket::new();
     let (terminal, mut peer) = socket.start_at_terminal(["connections"]);
     let mut slow = connection("00000000v2q8pj5d4x1c", "ali\u{1b}ce", 3482);
@@ -75,10 +75,10 @@ CONNECTION            WHO          FROM            CONNECTED  HEARD  CHANNELS  O
 #[test]
 fn on_a_terminal_an_empty_list_is_a_sentence() {
     for (words, action, expected) in [
-        ("connections", "connections", "nobody is connected\n"),
+        ("connections", "connections", "there are no connections\n"),
         ("channels", "channels", "there are no channels\n"),
-        ("inbox", "inbox", "nothing waits for anybody\n"),
-        ("operations", "operations", "nothing runs\n"),
+        ("inbox", "inbox", "no messages are waiting\n"),
+        ("operations", "operations", "no operation is running\n"),
     ] {
         let socket = HubSocket::new();
         let (terminal, mut peer) = socket.start_at_terminal([words]);
@@ -112,7 +112,7 @@ empty              2         42      -        -       -  history
 }
 
 #[test]
-fn one_inbox_is_shown_whole_and_without_a_user_all_in_which_something_waits() {
+fn inbox_shows_one_user_or_all_users_with_waiting_messages() {
     let inbox = |user: &str, bytes: u64| {
         json!({
             "user_id": user, "connections": 1, "epoch": "8dz0k2vy3m1qp", "seq": 9, "waiting": 2,
@@ -220,14 +220,14 @@ fn a_revocation_is_shown_with_the_second_up_to_which_it_holds() {
             vec!["disconnect", "--revoke", "al"],
             json!({"user_id": "al", "jti": null, "revoke": true}),
             format!(
-                "tokens of al that were issued up to {at} do not hold any more; 2 connections ended\n\
-                 a token that is made after that second holds\n"
+                "tokens of al that were issued up to {at} are revoked; 2 connections ended\n\
+                 a token that is issued after that second is valid\n"
             ),
         ),
         (
             vec!["disconnect", "--jti", "t1"],
             json!({"user_id": null, "jti": "t1", "revoke": true}),
-            format!("the token t1 does not hold any more, since {at}; 2 connections ended\n"),
+            format!("the token t1 is revoked since {at}; 2 connections ended\n"),
         ),
     ] {
         let (terminal, mut peer) = socket.start_at_terminal(&words);
@@ -243,7 +243,7 @@ fn a_revocation_is_shown_with_the_second_up_to_which_it_holds() {
 }
 
 #[test]
-fn connections_that_can_come_back_after_a_revocation_are_reported() {
+fn connections_with_tokens_that_stay_valid_are_reported() {
     let socket = HubSocket::new();
     for (ahead, is_told) in [(json!(null), false), (json!(1), true)] {
         let (child, mut peer) = socket.start_connected(["disconnect", "--revoke", "al"]);
@@ -255,7 +255,7 @@ fn connections_that_can_come_back_after_a_revocation_are_reported() {
         peer.grant(&request, revoked);
         let said = stderr(&end(child));
         assert_eq!(
-            said.contains("warning: 1 connection came with a token that says it was issued later"),
+            said.contains("warning: 1 connection had a token with an `iat` ahead of the clock"),
             is_told,
             "{said}"
         );
@@ -279,8 +279,8 @@ fn revocations_are_listed_and_can_be_lifted() {
     assert_eq!(words[0], ["USER", "TOKEN", "REVOKED", "FORGOTTEN"]);
     assert_eq!((&*words[1], &*words[2]), (&["al", "-", at, until][..], &["-", "t1", at, "-"][..]));
     for (words, asked, lifted, said) in [
-        (["--lift", "al"], json!({"user_id": "al"}), true, "the tokens of al hold again that have not ended"),
-        (["--lift-jti", "t1"], json!({"jti": "t1"}), true, "the token t1 holds again, if it has not ended"),
+        (["--lift", "al"], json!({"user_id": "al"}), true, "the tokens of al are no longer revoked"),
+        (["--lift-jti", "t1"], json!({"jti": "t1"}), true, "the token t1 is no longer revoked"),
         (["--lift", "bo"], json!({"user_id": "bo"}), false, "bo was not revoked"),
     ] {
         let (terminal, mut peer) = socket.start_at_terminal([&["disconnect"], &words[..]].concat());

@@ -34,7 +34,7 @@ fn json_is_passed_on_as_it_is_spelled() {
 }
 
 #[test]
-fn json_of_several_lines_is_one_message_and_never_several_requests() {
+fn json_of_several_lines_is_sent_as_one_message() {
     let socket = HubSocket::new();
     let (child, mut peer) = socket.start_connected([
         "pub",
@@ -101,7 +101,7 @@ fn lines_are_on_their_way_together_and_summed_up() {
 }
 
 #[test]
-fn a_refused_line_does_not_hold_the_others_back_but_shows_in_the_exit_code() {
+fn a_refused_line_changes_the_exit_code_and_not_the_other_lines() {
     let socket = HubSocket::new();
     let (mut child, mut peer) = socket.start_connected(["pub", "logs"]);
     child.stdin.take().unwrap().write_all(b"a\nb\n").unwrap();
@@ -130,12 +130,12 @@ fn a_hub_that_rejects_the_connection_is_a_missing_right_too() {
     drop(peer);
     let output = end(child);
     assert_eq!(output.status.code(), Some(4));
-    assert!(stderr(&output).contains("turned away at "), "{}", stderr(&output));
+    assert!(stderr(&output).contains("rejected at "), "{}", stderr(&output));
     assert!(stderr(&output).contains("uid 7 may not speak to this socket"));
 }
 
 #[test]
-fn a_line_too_long_for_the_hub_is_refused_though_its_answer_has_no_id() {
+fn a_line_too_long_for_the_hub_is_refused_without_an_id() {
     let socket = HubSocket::new();
     let (mut child, mut peer) = socket.start_connected(["pub", "logs"]);
     let long = "x".repeat(5000);
@@ -150,7 +150,7 @@ fn a_line_too_long_for_the_hub_is_refused_though_its_answer_has_no_id() {
 }
 
 #[test]
-fn a_lost_connection_is_reported_with_the_last_message_of_the_hub() {
+fn a_lost_connection_is_reported_with_the_last_error_of_the_hub() {
     let socket = HubSocket::new();
     let (child, mut peer) = socket.start_connected(["pub", "logs", "hi"]);
     peer.receive();
@@ -187,8 +187,7 @@ fn a_message_that_cannot_be_stored_ends_it_with_a_summary() {
     peer.grant(&third, taken());
     let output = end(child);
     assert_eq!(output.status.code(), Some(1));
-    let said =
-        "wshubctl: not stored: the disk is full (store_unavailable); wshubd took 2 messages and refused 1\n";
+    let said = "wshubctl: not stored: the disk is full (store_unavailable); wshubd accepted 2 messages and refused 1\n";
     assert_eq!(stderr(&output), said);
 }
 

@@ -96,7 +96,7 @@ fn strict_ends_at_the_first_bad_line_after_all_answers() {
         let (code, said, received) = publish(&["pub", "--json", "--strict", "logs"], input, 2);
         assert_eq!((code, received.len()), (Some(1), 2));
         let expected = format!(
-            "wshubctl: line 3 of the standard input {why}: ended, as --strict says; wshubd took 2 messages"
+            "wshubctl: line 3 of the standard input {why}: stopped, because of --strict; wshubd accepted 2 messages"
         );
         assert_eq!(said, [expected]);
     }
@@ -143,7 +143,7 @@ fn an_answer_is_handled_while_the_input_is_idle() {
 }
 
 #[test]
-fn an_input_that_cannot_be_read_any_more_leaves_no_answer_unread() {
+fn an_input_error_leaves_no_answer_unread() {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let input = openpt(flags).unwrap();
     unlockpt(&input).unwrap();
@@ -165,7 +165,7 @@ fn an_input_that_cannot_be_read_any_more_leaves_no_answer_unread() {
     let said = stderr(&output);
     assert!(said.contains("refused: too fast"), "{said}");
     assert!(
-        said.contains("standard input: ") && said.ends_with("; wshubd took 1 message and refused 1\n"),
+        said.contains("standard input: ") && said.ends_with("; wshubd accepted 1 message and refused 1\n"),
         "{said}"
     );
 }
@@ -187,7 +187,8 @@ fn a_hub_that_goes_away_leaves_no_message_uncounted() {
     let said = stderr(&output);
     let tally = "2 published, 4 delivered, 0 shed, 0 kept, 1 refused, 1 without an answer\n";
     assert!(said.contains(tally), "{said}");
-    let end = "; wshubd took 2 messages and refused 1; 1 has no answer, and may have been taken or not\n";
+    let end =
+        "; wshubd accepted 2 messages and refused 1; 1 has no answer and may or may not have been accepted\n";
     assert!(said.contains("lost the connection") && said.ends_with(end), "{said}");
     drop(input);
 }
@@ -204,7 +205,8 @@ fn a_message_that_nobody_acknowledges_ends_it_after_all_answers() {
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
     assert!(
-        said.contains("nobody can acknowledge it") && said.contains("took 1 message and refused 1"),
+        said.contains("the message cannot be acknowledged")
+            && said.contains("accepted 1 message and refused 1"),
         "{said}"
     );
 }

@@ -80,7 +80,7 @@ fn a_socket_of_another_program_is_recognized() {
     peer.send_text("220 mail.example ESMTP");
     let output = end(child);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("speaks no wshubd"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("is not wshubd"), "{}", stderr(&output));
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn receipt(peer: &mut Peer, id: &str, state: &str) {
 }
 
 #[test]
-fn it_ends_when_the_message_is_read_and_not_when_it_is_delivered() {
+fn wait_read_ends_at_the_read_receipt_not_at_the_delivery() {
     let socket = HubSocket::new();
     let (mut child, mut peer) = socket.start_connected(["pub", "-v", "--to", "alice", "--wait-read", "hi"]);
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -89,7 +89,7 @@ fn a_message_that_is_not_kept_is_not_waited_for() {
     take(&mut peer, "m1", false);
     let output = end(child);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("nobody can acknowledge it"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("the message cannot be acknowledged"), "{}", stderr(&output));
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn an_interrupt_outlives_the_hub_that_passed_it_on() {
 }
 
 #[test]
-fn unconfirmed_messages_are_sent_again_in_order_under_the_same_id() {
+fn unconfirmed_messages_are_repeated_in_order_with_their_ids() {
     let hub = |socket: &HubSocket| {
         let mut peer = socket.accept();
         let confirmed = peer.expect_line(json!({"data": 0}));
@@ -552,7 +552,7 @@ fn a_durable_message_is_not_confirmed_by_a_later_answer() {
 }
 
 #[test]
-fn a_channel_that_was_left_before_it_was_granted_is_not_restored() {
+fn a_channel_left_before_its_grant_is_not_restored() {
     let hub = |socket: &HubSocket| {
         let mut peer = socket.accept();
         for request in [peer.receive(), peer.receive()] {

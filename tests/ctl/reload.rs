@@ -20,7 +20,7 @@ fn on_a_terminal_each_change_is_a_line() {
     let (terminal, mut peer) = socket.start_at_terminal(["reload"]);
     let request = peer.expect_line(json!({"action": "reload"}));
     peer.grant(&request, changes());
-    let shown = "limits.burst: 20 -> 50\n/etc/wshubd/jwt.key: read again, it has changed\n";
+    let shown = "limits.burst: 20 -> 50\n/etc/wshubd/jwt.key: changed, read again\n";
     assert_eq!(terminal.end(), (Some(0), shown.to_owned()));
 }
 
@@ -34,7 +34,7 @@ fn a_reload_without_changes_is_reported() {
 }
 
 #[test]
-fn in_a_pipe_the_changes_are_one_object_and_warnings_go_elsewhere() {
+fn piped_changes_are_one_object_without_the_warnings() {
     let socket = HubSocket::new();
     let (child, mut peer) = socket.start_connected(["reload"]);
     let request = peer.receive();
@@ -54,8 +54,7 @@ fn errors_of_a_reload_are_a_line_each_and_exit_with_one() {
     peer.refuse(&request, "bad_configuration", "a.toml:1: no\u{1b}\nb.toml:2: neither");
     let output = end(child);
     assert_eq!((output.status.code(), stdout(&output)), (Some(1), String::new()));
-    let told =
-        "wshubctl: not reloaded; wshubd goes on as before:\n  a.toml:1: no\\u{1b}\n  b.toml:2: neither\n";
+    let told = "wshubctl: not reloaded; wshubd keeps its configuration:\n  a.toml:1: no\\u{1b}\n  b.toml:2: neither\n";
     assert_eq!(stderr(&output), told);
 }
 

@@ -69,7 +69,7 @@ pub(crate) fn pid(text: &Value) -> i32 {
 }
 
 #[test]
-fn each_line_is_published_and_passed_through_and_the_status_is_the_commands() {
+fn lines_are_published_and_copied_and_the_exit_code_is_kept() {
     let socket = HubSocket::new();
     let (child, mut peer) = script(&socket, &[], "echo one; echo two >&2; printf three; exit 7");
     let mut lines: Vec<Value> = (0..3).map(|_| line(&mut peer)).collect();
@@ -165,7 +165,7 @@ fn commands_of_a_trap_are_not_interrupted() {
 }
 
 #[test]
-fn background_jobs_of_a_shell_ignore_sigint_and_die_all_the_same() {
+fn background_jobs_of_a_shell_that_ignore_sigint_are_stopped() {
     let socket = HubSocket::new();
     let (child, mut peer) = script(&socket, &NEVER, "sleep 3600 & echo $!; wait");
     let background = pid(&line(&mut peer)["text"]);
@@ -225,7 +225,7 @@ fn a_stopped_command_can_be_interrupted_too() {
 }
 
 #[test]
-fn signals_to_run_itself_are_passed_on_and_repeating_them_insists() {
+fn signals_are_passed_on_and_a_second_one_escalates() {
     let socket = HubSocket::new();
     let (child, mut peer) =
         script(&socket, &NEVER, "trap 'echo int' INT; echo $$; while :; do sleep 3600; done");
@@ -355,7 +355,7 @@ fn back(socket: &HubSocket) -> Peer {
 }
 
 #[test]
-fn a_command_outlives_its_hub_and_nothing_that_it_printed_is_lost() {
+fn a_command_outlives_its_hub_without_loss_of_output() {
     let socket = HubSocket::new();
     let (mut child, mut peer) = script(&socket, &[], "echo one; read go; echo two; read on; exit 3");
     let mut errors = BufReader::new(child.stderr.take().unwrap());
@@ -368,7 +368,7 @@ fn a_command_outlives_its_hub_and_nothing_that_it_printed_is_lost() {
     assert_eq!(output.nth(1).unwrap().unwrap(), "two");
 
     let mut peer = back(&socket);
-    expect_notice(&mut errors, "wshubd is back");
+    expect_notice(&mut errors, "reconnected to wshubd");
     // The first line was never confirmed: under its own id it may come again.
     let first = line(&mut peer);
     let second = if first["text"] == "one" { line(&mut peer) } else { first };
@@ -402,11 +402,11 @@ fn output_above_the_bound_is_lost_and_counted() {
     expect_notice(&mut errors, "the command goes on");
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"go\n").unwrap();
-    expect_notice(&mut errors, "is lost to others");
+    expect_notice(&mut errors, "lines are dropped until wshubd accepts some");
     expect_notice(&mut errors, "all");
 
     let mut peer = back(&socket);
-    expect_notice(&mut errors, "wshubd is back");
+    expect_notice(&mut errors, "reconnected to wshubd");
     let (mut received, mut lost) = (0, 0);
     // A hub that is there is waited for: what follows finds room.
     input.write_all(b"on\n").unwrap();
@@ -437,12 +437,12 @@ fn an_end_that_no_hub_takes_is_reported_and_the_exit_code_stays() {
     expect_notice(&mut errors, "the command goes on");
     child.stdin.take().unwrap().write_all(b"go\n").unwrap();
     expect_notice(&mut errors, "waiting 10ms");
-    expect_notice(&mut errors, "did not hear of the end");
+    expect_notice(&mut errors, "did not receive the end");
     assert_eq!(end(child).status.code(), Some(7));
 }
 
 #[test]
-fn an_operation_that_the_hub_does_not_take_again_goes_on_without_it() {
+fn a_command_goes_on_if_a_restarted_hub_refuses_its_operation() {
     let socket = HubSocket::new();
     let (mut child, peer) = script(&socket, &[], "read go; echo on");
     let mut errors = BufReader::new(child.stderr.take().unwrap());

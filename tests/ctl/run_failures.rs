@@ -26,7 +26,7 @@ fn lives(pid: i32) -> bool {
 }
 
 #[test]
-fn a_flood_that_nothing_reads_leaves_deadlines_and_signals_in_force() {
+fn unread_output_does_not_delay_deadlines_or_signals() {
     for signal in [None, Some(Signal::TERM)] {
         let socket = HubSocket::new().closed();
         let options: &[&str] = if signal.is_some() { &[] } else { &["--deadline", "0.1"] };
@@ -35,7 +35,7 @@ fn a_flood_that_nothing_reads_leaves_deadlines_and_signals_in_force() {
         // One who has read enough, such as head.
         child.stdout.take().unwrap().read_exact(&mut [0; 4]).unwrap();
         let mut errors = BufReader::new(child.stderr.take().unwrap());
-        expect_notice(&mut errors, "too much output waits for wshubd");
+        expect_notice(&mut errors, "too much output is queued for wshubd");
         if let Some(signal) = signal {
             kill_process(Pid::from_child(&child), signal).unwrap();
         }
@@ -52,7 +52,7 @@ fn a_flood_without_a_local_reader_reaches_a_later_hub() {
     let mut child = socket.start(["run", "-q", "--operation", "op", "logs", "--", "yes"]);
     drop(child.stdout.take());
     let mut errors = BufReader::new(child.stderr.take().unwrap());
-    expect_notice(&mut errors, "too much output waits for wshubd");
+    expect_notice(&mut errors, "too much output is queued for wshubd");
     let socket = socket.opened();
     let mut peer = socket.accept_probed();
     peer.expect_line(json!({"action": "operation_start", "operation_id": "op"}));
@@ -81,7 +81,7 @@ fn output_that_cannot_be_written_is_reported_once_and_published() {
 }
 
 #[test]
-fn ctrl_c_ends_the_script_around_it_as_it_would_around_the_command_alone() {
+fn ctrl_c_also_ends_the_script_that_started_run() {
     let socket = HubSocket::new().closed();
     let mut shell = Command::new("bash");
     let run = format!("{} --socket {} run -q", program().get_program().display(), socket.path().display());
@@ -121,7 +121,7 @@ fn a_job_in_a_group_of_its_own_is_waited_for_and_published() {
 }
 
 #[test]
-fn a_job_in_a_group_of_its_own_is_stopped_when_its_time_to_finish_is_over() {
+fn a_job_in_its_own_group_is_stopped_after_term_after() {
     let socket = HubSocket::new();
     let words = "bash -c 'set -m; (echo $BASHPID; exec sleep 1000 >/dev/null 2>&1) & sleep 0.1'";
     let (child, mut peer) = script(&socket, &["--term-after", "0.1"], words);
@@ -132,7 +132,7 @@ fn a_job_in_a_group_of_its_own_is_stopped_when_its_time_to_finish_is_over() {
 }
 
 #[test]
-fn a_daemon_that_takes_a_session_of_its_own_late_is_not_waited_for() {
+fn a_daemon_that_leaves_the_session_late_does_not_delay_run() {
     let socket = HubSocket::new();
     let (fifo, written) = (fifo(&socket), socket.file("pid"));
     let daemon = format!("echo $$ >{0}.new; mv {0}.new {0}; exec sleep 1000", written.display());

@@ -70,7 +70,7 @@ fn a_bar_that_is_never_finished_is_a_line_at_its_end() {
 }
 
 #[test]
-fn an_unfinished_line_keeps_its_number_while_the_other_stream_goes_on() {
+fn an_unfinished_line_keeps_its_number_beside_the_other_stream() {
     let socket = HubSocket::new();
     let both = "printf '10%%\\r'; read x; echo warning >&2; read x; echo 100%";
     let (mut child, mut peer) = script(&socket, &[], both);
@@ -85,7 +85,7 @@ fn an_unfinished_line_keeps_its_number_while_the_other_stream_goes_on() {
 }
 
 #[test]
-fn a_bar_that_is_drawn_as_fast_as_it_can_be_does_not_flood_the_hub() {
+fn a_fast_progress_bar_does_not_flood_the_hub() {
     let socket = HubSocket::new();
     let fast = "i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); printf '%d\\r' $i; done; echo";
     let (mut child, mut peer) = script(&socket, &[], fast);
@@ -107,7 +107,7 @@ fn a_bar_that_is_drawn_as_fast_as_it_can_be_does_not_flood_the_hub() {
 }
 
 #[test]
-fn a_state_that_the_hub_has_not_taken_holds_back_those_that_follow() {
+fn an_unanswered_state_holds_back_the_next_one() {
     let socket = HubSocket::new();
     let fifo = socket.file("go");
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());

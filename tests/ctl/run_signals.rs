@@ -78,7 +78,7 @@ fn a_hangup_that_is_not_ignored_stops_the_command() {
 }
 
 #[test]
-fn a_background_job_of_a_script_is_not_stopped_by_ctrl_c_but_by_all_else() {
+fn ctrl_c_alone_does_not_stop_a_background_job_of_a_script() {
     let socket = HubSocket::new();
     let script = IGNORED.replace("exec", "read x; echo on; exec");
     for stopped_by in [None, Some(Signal::TERM)] {
@@ -90,7 +90,7 @@ fn a_background_job_of_a_script_is_not_stopped_by_ctrl_c_but_by_all_else() {
         for signal in [Signal::INT, Signal::QUIT, Signal::TSTP] {
             deliver(&child, signal);
         }
-        expect_notice(&mut BufReader::new(child.stderr.take().unwrap()), "the command goes on");
+        expect_notice(&mut BufReader::new(child.stderr.take().unwrap()), "the command is not suspended");
         child.stdin.take().unwrap().write_all(b"\n").unwrap();
         assert_eq!(line(&mut peer)["text"], "on");
         match stopped_by {
@@ -109,7 +109,7 @@ fn suspend_signals_leave_a_command_that_can_be_stopped() {
     let mut errors = BufReader::new(child.stderr.take().unwrap());
     let shell = pid(&line(&mut peer)["text"]);
     send(&child, Signal::TSTP);
-    expect_notice(&mut errors, "the command goes on");
+    expect_notice(&mut errors, "the command is not suspended");
     for signal in [Signal::TSTP, Signal::TTIN, Signal::TTOU] {
         send(&child, signal);
     }
@@ -136,7 +136,7 @@ fn an_interrupt_that_came_while_run_was_stopped_is_carried_out() {
     assert!(!exists(shell));
     // The hub does not wait for ever, and has forgotten it since.
     peer.refuse(&told, "unknown_operation", "no such operation");
-    expect_notice(&mut errors, "had told everybody that it was over");
+    expect_notice(&mut errors, "had ended the operation before the command ended");
     assert_eq!(errors.lines().count(), 0);
     assert_eq!(end(child).status.code(), Some(130));
 }
@@ -167,7 +167,7 @@ fn two_signals_at_once_are_one_and_the_end_is_sent() {
 }
 
 #[test]
-fn a_signal_during_the_end_leaves_a_connected_hub_time_to_take_it() {
+fn a_connected_hub_receives_the_end_in_spite_of_a_signal() {
     let socket = HubSocket::new();
     let (child, mut peer) = script(&socket, &NEVER, "echo up; sleep 3600");
     line(&mut peer);

@@ -37,9 +37,9 @@ fn without_a_hub_the_command_runs_and_its_status_stays() {
             drop(UnixListener::bind(hub_socket.path()).unwrap());
         }
         let (child, mut errors) = script(&hub_socket, &[], "echo ran; exit 7");
-        expect_notice(&mut errors, "the command runs all the same");
+        expect_notice(&mut errors, "the command runs without wshubd");
         // It is said once, and nobody waits for long.
-        assert_eq!(rest(errors), "wshubctl: no wshubd has heard of this command\n");
+        assert_eq!(rest(errors), "wshubctl: this command was not sent to any wshubd\n");
         let output = end(child);
         assert_eq!((output.status.code(), &*output.stdout), (Some(7), &b"ran\n"[..]));
     }
@@ -49,8 +49,8 @@ fn without_a_hub_the_command_runs_and_its_status_stays() {
 fn a_silent_hub_is_not_waited_for() {
     let hub_socket = HubSocket::new();
     let (child, mut errors) = script(&hub_socket, &[], "exit 7");
-    expect_notice(&mut errors, "does not answer; the command runs all the same");
-    assert_eq!(rest(errors), "wshubctl: no wshubd has heard of this command\n");
+    expect_notice(&mut errors, "does not answer; the command runs without wshubd");
+    assert_eq!(rest(errors), "wshubctl: this command was not sent to any wshubd\n");
     assert_eq!(end(child).status.code(), Some(7));
 }
 
@@ -68,7 +68,7 @@ fn a_hub_that_takes_no_connection_is_not_waited_for() {
     let queue: Vec<_> = std::iter::from_fn(|| queued().ok()).collect();
     assert!(!queue.is_empty());
     let (child, mut errors) = script(&hub_socket, &[], "exit 7");
-    expect_notice(&mut errors, "the command runs all the same");
+    expect_notice(&mut errors, "the command runs without wshubd");
     assert_eq!(end(child).status.code(), Some(7));
 }
 
@@ -77,7 +77,7 @@ fn a_hub_that_comes_later_gets_the_output_and_can_stop_it() {
     let hub_socket = HubSocket::new().closed();
     let (mut child, mut errors) = script(&hub_socket, &NEVER, "echo $$; echo two; sleep 3600");
     let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
-    expect_notice(&mut errors, "the command runs all the same");
+    expect_notice(&mut errors, "the command runs without wshubd");
     assert_eq!(output.nth(1).unwrap().unwrap(), "two");
 
     let hub_socket = hub_socket.opened();
@@ -86,7 +86,7 @@ fn a_hub_that_comes_later_gets_the_output_and_can_stop_it() {
     let shell = pid(&line(&mut peer)["text"]);
     assert_eq!(line(&mut peer)["text"], "two");
     peer.grant(&start, json!({}));
-    expect_notice(&mut errors, "wshubd is there");
+    expect_notice(&mut errors, "connected to wshubd");
     interrupt(&mut peer);
     assert_eq!(ended(&mut peer)["state"], "interrupted");
     assert!(!crate::fake_hub::exists(shell));
@@ -102,7 +102,7 @@ fn how_to_stop_it_is_printed_when_the_hub_has_it() {
     let mut peer = hub_socket.accept_probed();
     let start = peer.expect_line(json!({"action": "operation_start"}));
     peer.grant(&start, json!({}));
-    expect_notice(&mut errors, "wshubd is there");
+    expect_notice(&mut errors, "connected to wshubd");
     expect_notice(&mut errors, "stop it with: wshubctl interrupt op");
     child.stdin.take().unwrap().write_all(b"go\n").unwrap();
     assert_eq!(ended(&mut peer)["state"], "completed");
@@ -113,7 +113,7 @@ fn how_to_stop_it_is_printed_when_the_hub_has_it() {
 fn a_hub_that_comes_after_the_end_gets_all_of_it() {
     let hub_socket = HubSocket::new().closed();
     let (child, mut errors) = script(&hub_socket, &["--linger", "1h"], "echo one; exit 3");
-    expect_notice(&mut errors, "the command runs all the same");
+    expect_notice(&mut errors, "the command runs without wshubd");
     expect_notice(&mut errors, "waiting 1h");
     let hub_socket = hub_socket.opened();
     let mut peer = hub_socket.accept_probed();
@@ -140,7 +140,7 @@ fn the_socket_may_come_into_being_at_any_of_its_places() {
         command.stdin(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut errors = BufReader::new(child.stderr.take().unwrap());
-        expect_notice(&mut errors, "the command runs all the same");
+        expect_notice(&mut errors, "the command runs without wshubd");
         let hub = HubSocket::new();
         let path = [named, runtime, in_runtime][late].clone();
         fs::rename(hub.path(), &path).unwrap();
@@ -184,7 +184,7 @@ fn a_refusal_that_comes_after_the_end_is_reported_as_one() {
     let told = peer.expect_line(json!({"action": "operation_end"}));
     peer.refuse(&start, "conflict", "it runs already");
     peer.refuse(&told, "unknown_operation", "it is not yours");
-    expect_notice(&mut errors, "did not hear of the end: it runs already (conflict)");
+    expect_notice(&mut errors, "did not receive the end of the operation: it runs already (conflict)");
     assert_eq!(rest(errors), "");
     assert_eq!(end(child).status.code(), Some(3));
 }
@@ -230,7 +230,7 @@ fn where_the_hub_is_needed_the_command_does_not_run_without_it() {
 fn ctrl_c_stops_a_command_that_no_hub_knows() {
     let hub_socket = HubSocket::new().closed();
     let (mut child, mut errors) = script(&hub_socket, &NEVER, "echo up; sleep 3600");
-    expect_notice(&mut errors, "the command runs all the same");
+    expect_notice(&mut errors, "the command runs without wshubd");
     let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
     assert_eq!(output.next().unwrap().unwrap(), "up");
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
@@ -244,7 +244,7 @@ fn a_hub_that_dies_before_it_answers_is_asked_again() {
     let mut peer = hub_socket.accept_probed();
     peer.expect_line(json!({"action": "operation_start"}));
     drop(peer);
-    expect_notice(&mut errors, "the command runs all the same");
+    expect_notice(&mut errors, "the command runs without wshubd");
     let mut peer = hub_socket.accept_probed();
     let start = peer.expect_line(json!({"action": "operation_start", "operation_id": "op"}));
     peer.grant(&start, json!({}));

@@ -119,8 +119,8 @@ fn a_subscription_resumes_when_the_hub_is_started_again() {
     peer.send(message(json!("b")));
 
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert!(said.next().unwrap().unwrap().contains("wshubd closed it; waiting for it to come back"));
-    assert_eq!(said.next().unwrap().unwrap(), "wshubctl: wshubd is back");
+    assert!(said.next().unwrap().unwrap().contains("wshubd closed it; reconnecting"));
+    assert_eq!(said.next().unwrap().unwrap(), "wshubctl: reconnected to wshubd");
     let output = end(child);
     assert_eq!((output.status.code(), stdout(&output).lines().count()), (Some(0), 2));
 }

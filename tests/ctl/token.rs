@@ -34,7 +34,7 @@ fn a_token_is_read_from_the_standard_input_or_given() {
 }
 
 #[test]
-fn in_a_pipe_the_verdict_is_one_object_and_decides_the_exit_code() {
+fn a_piped_verdict_is_one_object_and_decides_the_exit_code() {
     let socket = HubSocket::new();
     for (verdict, code) in [(holds("2026-03-01T13:00:00.000Z"), 0), (expired(), 1)] {
         let (child, mut peer) = socket.start_connected(["token", "check", "a.b.c"]);
@@ -159,8 +159,7 @@ fn a_wrapped_token_is_put_together_with_a_warning() {
             let request = peer.expect_line(json!({"action": "token", "token": expected}));
             peer.grant(&request, expired());
             let said = stderr(&end(child));
-            let told =
-                "wshubctl: warning: the token has spaces or line breaks in it, which are left out here";
+            let told = "wshubctl: warning: the token contains spaces or line breaks, which are ignored here";
             assert_eq!(said.starts_with(told), is_told, "{given:?}: {said}");
         }
     }

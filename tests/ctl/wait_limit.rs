@@ -190,7 +190,7 @@ fn a_full_queue_of_connections_is_waited_for_until_it_moves() {
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
     let line = said.next().unwrap().unwrap();
     assert!(
-        line.contains("waiting for wshubd at ") && line.contains("to take a connection (since 2 s)"),
+        line.contains("waiting for wshubd at ") && line.contains("to accept a connection (since 2 s)"),
         "{line}"
     );
     listener.set_nonblocking(false).unwrap();
@@ -203,7 +203,7 @@ fn a_full_queue_of_connections_is_waited_for_until_it_moves() {
 }
 
 #[test]
-fn a_wait_for_an_answer_is_reported_once_and_the_answer_still_taken() {
+fn a_long_wait_is_reported_once_and_the_answer_is_accepted() {
     let places = COMMANDS.map(|words| (HubSocket::new(), words));
     let children =
         places.each_ref().map(|(hub_socket, words)| start(&hub_socket.path(), &["--wait", "0"], words));
@@ -235,7 +235,7 @@ fn a_socket_that_comes_later_is_used_when_it_is_there() {
     for ((words, path), mut child) in COMMANDS.iter().zip(&paths).zip(children) {
         let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
         let line = said.next().unwrap().unwrap();
-        assert!(line.contains("to take a connection (since 2 s)"), "{words:?}: {line}");
+        assert!(line.contains("to accept a connection (since 2 s)"), "{words:?}: {line}");
         // As a crash leaves it, and then a daemon that starts.
         drop(UnixListener::bind(path).unwrap());
         fs::remove_file(path).unwrap();
@@ -249,7 +249,7 @@ fn a_socket_that_comes_later_is_used_when_it_is_there() {
 }
 
 #[test]
-fn a_socket_that_takes_nothing_is_given_up_and_lines_are_counted() {
+fn a_stalled_socket_ends_the_command_with_counted_lines() {
     let hub_socket = HubSocket::new();
     let mut command = program();
     command.arg("--socket").arg(hub_socket.path()).args(["--wait", "200ms", "pub", "logs"]);
@@ -265,8 +265,8 @@ fn a_socket_that_takes_nothing_is_given_up_and_lines_are_counted() {
     lines.join().unwrap();
     assert_eq!(output.status.code(), Some(5));
     let said = stderr(&output);
-    assert!(said.contains("no answer") && said.contains("wshubd took 0 messages; "), "{said}");
-    assert!(said.contains(" have no answer, and may have been taken or not"), "{said}");
+    assert!(said.contains("no answer") && said.contains("wshubd accepted 0 messages; "), "{said}");
+    assert!(said.contains(" have no answer and may or may not have been accepted"), "{said}");
 }
 
 #[test]
@@ -283,7 +283,7 @@ fn pub_without_answers_is_given_up_though_its_input_is_open() {
     let said = stderr(&output);
     assert!(said.contains("within 1s"), "{said}");
     assert!(
-        said.ends_with("wshubd took 1 message; 1 has no answer, and may have been taken or not\n"),
+        said.ends_with("wshubd accepted 1 message; 1 has no answer and may or may not have been accepted\n"),
         "{said}"
     );
     drop(input);
@@ -357,5 +357,5 @@ fn a_pending_interrupt_is_waited_for_beyond_the_limit() {
     peer.grant(&request, json!({"operation_id": "op", "outcome": "delivered"}));
     let output = end(child);
     assert_eq!((output.status.code(), stdout(&output)), (Some(0), "delivered\n".to_owned()));
-    assert_eq!(stderr(&output), "wshubctl: nobody runs op yet, waiting\n");
+    assert_eq!(stderr(&output), "wshubctl: no worker has registered op yet; waiting\n");
 }

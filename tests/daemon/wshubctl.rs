@@ -134,7 +134,7 @@ fn outlived(end: impl FnOnce(&mut Daemon)) {
     run.stdin.take().unwrap().write_all(b"go\n").unwrap();
     assert_eq!(output.nth(100).unwrap().unwrap(), "100");
     daemon.start_again();
-    said(&mut errors, "wshubd is back");
+    said(&mut errors, "reconnected to wshubd");
 
     // It was not delivered meanwhile, and so kept for the next subscriber.
     let mut ada = daemon.client("ada");
@@ -181,7 +181,7 @@ fn a_subscriber_reconnects_to_the_next_daemon() {
     daemon.kill();
     daemon.ended();
     daemon.start_again();
-    said(&mut errors, "wshubd is back");
+    said(&mut errors, "reconnected to wshubd");
     // It did not sleep through the change: the numbers begin anew.
     assert!(output.next().unwrap().unwrap().contains(r#""cause":"epoch""#));
     printed(wshubctl(&daemon, &["pub", "jobs", "two"]), 0);

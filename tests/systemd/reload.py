@@ -52,7 +52,7 @@ def bad(hub):
     errors = [text for priority, text in hub.said() if priority == 3]
     assert "wshubd.toml:3: unknown key `limits.brust`" in errors[-1] and "wshubd.toml:5" in errors[-1], errors
     told = [e["MESSAGE"] for e in entries(hub, _COMM="wshubctl")]
-    assert any("not reloaded; wshubd goes on as before" in text for text in told), told
+    assert any("not reloaded; wshubd keeps its configuration" in text for text in told), told
     return failed.stderr.strip().splitlines()[0]
 
 

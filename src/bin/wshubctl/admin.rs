@@ -14,17 +14,16 @@ use crate::terminal::{OutputFormat, escape, notice, print, print_json};
 
 /// End a connection, or all of a user; revoke tokens
 ///
-/// They are told 4003, which means not to come back by themselves. That a user
-/// has no connection is no error; that there is no such CONNECTION is.
+/// The close code is 4003: the client must not reconnect by itself. A user without
+/// connections is not an error; an unknown CONNECTION is.
 ///
-/// With --revoke the tokens that USER has do not hold any more either: those that were
-/// issued up to this second (`iat`), or do not say when. A token that is made in a later
-/// second holds, and so does one whose `iat` is ahead of the clock of wshubd: `token check`
-/// tells of it, and it can be revoked once that time has passed. --jti does the same to one
-/// token, whose `jti` `wshubctl connections` and `token check` show. That is on the disk when
-/// the command ends, and is kept for `[auth] revocation_ttl`; meanwhile tokens that end further
-/// ahead than that are refused.
-/// --revoked lists what is kept, --lift takes one back.
+/// --revoke also revokes the tokens of USER that were issued up to this second (`iat`), or
+/// have no `iat`. A token that is issued in a later second is valid, and so is one whose
+/// `iat` is ahead of the clock of wshubd: `token check` warns of it, and it can be revoked
+/// once that time has passed. --jti revokes one token; `wshubctl connections` and
+/// `token check` show its `jti`. The revocation is on the disk when the command ends, and is
+/// kept for `[auth] revocation_ttl`; meanwhile tokens that end later than that are refused.
+/// --revoked lists the revocations, --lift and --lift-jti remove one.
 #[derive(clap::Args, Debug)]
 #[command(
     override_usage = "wshubctl disconnect [OPTIONS] <CONNECTION|--user USER>\n       \
@@ -37,25 +36,25 @@ use crate::terminal::{OutputFormat, escape, notice, print, print_json};
                   wshubctl disconnect --revoked | jq -r .user_id"
 )]
 pub(crate) struct DisconnectArgs {
-    /// Its id, as `wshubctl connections` lists it
+    /// The id of the connection, as in `wshubctl connections`
     #[arg(value_name = "CONNECTION", group = "what")]
     connection: Option<String>,
     /// All connections of a user
     #[arg(long, group = "what")]
     user: Option<String>,
-    /// All connections of a user, and its tokens
+    /// All connections and all tokens of a user
     #[arg(long, value_name = "USER", group = "what")]
     revoke: Option<String>,
-    /// One token by its `jti`, and the connections that came with it
+    /// One token by its `jti`, and the connections with this token
     #[arg(long, value_name = "ID", group = "what")]
     jti: Option<String>,
-    /// List what is revoked
+    /// List the revocations
     #[arg(long, group = "what")]
     revoked: bool,
-    /// Take the tokens of a user again
+    /// Accept the tokens of a user again
     #[arg(long, value_name = "USER", group = "what")]
     lift: Option<String>,
-    /// Take one token again
+    /// Accept one token again
     #[arg(long, value_name = "ID", group = "what")]
     lift_jti: Option<String>,
     /// One JSON object, as it is in a pipe
@@ -63,9 +62,9 @@ pub(crate) struct DisconnectArgs {
     json: bool,
 }
 
-/// Drop what is kept of a channel, or for a user
+/// Drop the kept messages of a channel or of a user
 ///
-/// Who was still to hear it is told of a gap. What is published later is kept as
+/// Subscribers that still had to receive them get a gap. Later messages are kept as
 /// before.
 #[derive(clap::Args, Debug)]
 #[command(
@@ -73,10 +72,10 @@ pub(crate) struct DisconnectArgs {
     after_help = "Examples:\n  wshubctl purge logs\n  wshubctl purge --user alice"
 )]
 pub(crate) struct PurgeArgs {
-    /// What it keeps for those who come
+    /// The channel
     #[arg(value_name = "CHANNEL", required_unless_present = "user", conflicts_with = "user")]
     channel: Option<String>,
-    /// What waits in the inbox of a user
+    /// The user whose inbox is emptied
     #[arg(long)]
     user: Option<String>,
     /// One JSON object, as it is in a pipe
@@ -154,8 +153,8 @@ async fn revoke(hub: &HubConnection, args: &DisconnectArgs) -> Result<ExitCode, 
     let RevokeAnswer { disconnected, revoked_at, ahead } = answer.parse()?;
     if ahead > 0 {
         notice(&format!(
-            "warning: {} came with a token that says it was issued later than that (`iat` ahead of the clock of \
-             wshubd), and can come back with it: revoke it again once that time has passed",
+            "warning: {} had a token with an `iat` ahead of the clock of wshubd, which is still accepted: \
+             revoke it again once that time has passed",
             count(ahead, "connection")
         ));
     }
@@ -164,12 +163,12 @@ async fn revoke(hub: &HubConnection, args: &DisconnectArgs) -> Result<ExitCode, 
     match (OutputFormat::choose(args.json), user, jti) {
         (OutputFormat::Json, ..) => print_json(&json_line(&answer)?),
         (OutputFormat::Text, Some(user), _) => print(&format!(
-            "tokens of {user} that were issued up to {at} do not hold any more; {ended} ended\n\
-             a token that is made after that second holds\n"
+            "tokens of {user} that were issued up to {at} are revoked; {ended} ended\n\
+             a token that is issued after that second is valid\n"
         )),
         (OutputFormat::Text, None, jti) => {
             let jti = jti.unwrap_or_default();
-            print(&format!("the token {jti} does not hold any more, since {at}; {ended} ended\n"))
+            print(&format!("the token {jti} is revoked since {at}; {ended} ended\n"))
         }
     }
 }
@@ -186,11 +185,9 @@ async fn lift(hub: &HubConnection, args: &DisconnectArgs) -> Result<ExitCode, Fa
     match OutputFormat::choose(args.json) {
         OutputFormat::Json => print_json(&json_line(&answer)?),
         OutputFormat::Text if lifted && user_id.is_some() => {
-            print(&format!("the tokens of {name} hold again that have not ended\n"))
+            print(&format!("the tokens of {name} are no longer revoked\n"))
         }
-        OutputFormat::Text if lifted => {
-            print(&format!("the token {name} holds again, if it has not ended\n"))
-        }
+        OutputFormat::Text if lifted => print(&format!("the token {name} is no longer revoked\n")),
         OutputFormat::Text => print(&format!("{name} was not revoked\n")),
     }
 }

@@ -30,7 +30,7 @@ pub(crate) struct ChildSetupArgs {
 pub(crate) fn exec(args: &ChildSetupArgs) -> ExitCode {
     let Some((program, arguments)) = args.command.split_first() else { return NOT_RUN.into() };
     if let Err(error) = prepare(args) {
-        notice(&format!("no session for the command: {error}"));
+        notice(&format!("cannot create a session for the command: {error}"));
         return NOT_RUN.into();
     }
     let error = Command::new(program).args(arguments).exec();

@@ -11,7 +11,7 @@ use crate::Cli;
 use crate::error::Failure;
 use crate::terminal::print;
 
-/// The shells that are known.
+/// The supported shells.
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 pub(crate) enum CompletedShell {
     Bash,
@@ -19,13 +19,13 @@ pub(crate) enum CompletedShell {
     Fish,
 }
 
-/// Print what a shell completes of wshubctl's words
+/// Print the completion script of wshubctl for a shell
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Example:\n  wshubctl completions bash > ~/.local/share/bash-completion/completions/wshubctl"
 )]
 pub(crate) struct CompletionsArgs {
-    /// Which shell
+    /// The shell
     #[arg(value_name = "SHELL")]
     shell: CompletedShell,
 }

@@ -15,8 +15,8 @@ use crate::wait_limit::{Silence, WaitLimit};
 /// Between two attempts: short for a person, and each is some microseconds of work.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// After so many refusals by permission, one after another, they are meant: a wshubd
-/// that starts makes its socket first and sets its permissions then.
+/// After so many refusals by permission, one after another, the permissions are final: a
+/// wshubd that starts makes its socket first and sets its permissions then.
 const DENIALS: u32 = 3;
 
 pub(crate) struct HubConnection {
@@ -99,7 +99,7 @@ impl HubConnection {
     }
 }
 
-/// ConnectObstacle to a connection.
+/// The reason why an attempt to connect failed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ConnectObstacle {
     /// There is no socket, or nothing listens at it.
@@ -108,7 +108,7 @@ enum ConnectObstacle {
     Full,
     /// The permissions of the socket deny it.
     Denied,
-    /// Nothing that time alone mends.
+    /// Any other error: another attempt would not help.
     Lasting,
 }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 /// Reads `90`, which is seconds, `1.5`, `90s`, `1.5h`, `1h 30m`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "a duration is such as 90, 90s, 1.5h or 1h 30m; without a unit it is seconds".to_owned();
+    let wrong =
+        || "expected a duration such as 90, 90s, 1.5h or 1h 30m; without a unit it is in seconds".to_owned();
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

@@ -95,8 +95,8 @@ impl From<Error> for Failure {
             Error::Untrusted { path, part, owner } => {
                 let (path, part, owner) = (path.display(), part.display(), socket_access::user(*owner));
                 message = format!(
-                    "{path} is not used: {part} belongs to {owner}, who may have put it there in \
-                     place of wshubd's; `--socket {path}` uses it all the same"
+                    "{path} is not used: {part} belongs to {owner}, so the socket may not be wshubd's; \
+                     `--socket {path}` uses it without this check"
                 );
             }
             _ => {}

@@ -22,19 +22,19 @@ const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 /// directory.
 const REFUSALS: [i32; 2] = [ConfigError::EXIT as i32, 73];
 
-/// Tell wshubd that the stop which follows is part of a restart, if it is
+/// Announce to wshubd that the stop which follows is part of a restart, if it is
 ///
 /// For `ExecStop=` of its unit: systemd shows the difference only in the type of its
-/// job, which `systemctl list-jobs` lists. At a restart the program that comes next is
-/// asked to check its configuration, and where it agrees SIGUSR1 is sent to wshubd; the
+/// job, which `systemctl list-jobs` lists. At a restart this command runs the program
+/// that comes next with --check. If the check succeeds, it sends SIGUSR1 to wshubd; the
 /// SIGTERM that follows within ten seconds then leaves all connections to the next
 /// process instead of closing them.
 #[derive(clap::Args, Debug)]
 pub(crate) struct ExecStopArgs {
-    /// Its unit
+    /// The unit of wshubd
     #[arg(long, value_name = "UNIT", default_value = "wshubd.service")]
     unit: String,
-    /// Its process, as systemd says in $MAINPID; nobody is told without one
+    /// The process of wshubd, as in $MAINPID; without one no signal is sent
     #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pid: Option<i32>,
 }
@@ -48,7 +48,7 @@ pub(crate) fn announce_restart(args: &ExecStopArgs) -> ExitCode {
             return Ok(());
         }
         if let Some(why) = refusal(&args.unit) {
-            journal_error("this restart closes all connections, for the next process would not start:");
+            journal_error("this restart closes all connections, because the next process would not start:");
             journal_error(&why);
             return Ok(());
         }
@@ -57,7 +57,7 @@ pub(crate) fn announce_restart(args: &ExecStopArgs) -> ExitCode {
     match announced {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            journal_error(&format!("whether this is a restart is not known: {why}"));
+            journal_error(&format!("cannot determine whether this is a restart: {why}"));
             ExitCode::FAILURE
         }
     }

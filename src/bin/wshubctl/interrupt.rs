@@ -16,18 +16,18 @@ const PENDING: Duration = Duration::from_secs(10);
 
 /// Stop an operation
 ///
-/// Prints what became of it: delivered, already_ended or no_owner, the last
-/// with exit code 1. An operation that has not registered yet is waited for.
+/// Prints the outcome: delivered, already_ended or no_owner, the last with exit
+/// code 1. The interrupt waits for an operation that is not registered yet.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  wshubctl interrupt --reason 'wrong branch' run-6k2t0h")]
 pub(crate) struct InterruptArgs {
-    /// Its id, as `wshubctl operations` lists it
+    /// The id of the operation, as in `wshubctl operations`
     #[arg(value_name = "OPERATION")]
     operation: String,
-    /// The channel it must run on
+    /// The channel on which it must run
     #[arg(long)]
     channel: Option<String>,
-    /// Why, for its worker and for people
+    /// The reason, for the worker and for people
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }
@@ -60,7 +60,7 @@ pub(crate) async fn interrupt(hub: &HubConnection, args: InterruptArgs) -> Resul
         match &*outcome {
             "pending" => {
                 silence = Silence::begin_after(PENDING);
-                notice(&format!("nobody runs {} yet, waiting", escape(&args.operation)));
+                notice(&format!("no worker has registered {} yet; waiting", escape(&args.operation)));
             }
             outcome => {
                 print(&format!("{}\n", escape(outcome)))?;

@@ -18,11 +18,11 @@ use crate::format::{Column, age, count, pairs, size, span, table};
 use crate::query::{json_line, query};
 use crate::terminal::{OutputFormat, notice, print, print_json};
 
-/// List what runs
+/// List running operations
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  wshubctl operations --channel logs")]
 pub(crate) struct OperationsArgs {
-    /// Only what runs on one channel [default: all that runs, for administrators; your own, for others]
+    /// Only operations on one channel [default: all for administrators, your own for other users]
     #[arg(long)]
     channel: Option<String>,
     /// One JSON object a line, as it is in a pipe
@@ -30,11 +30,11 @@ pub(crate) struct OperationsArgs {
     json: bool,
 }
 
-/// List channels, and what they keep
+/// List channels and their kept messages
 ///
-/// Those that keep most bytes come first. BEHIND are subscribers that still read
-/// what is kept, OLDEST says for how long the oldest message is kept, POLICY what
-/// the configuration says: undelivered, history or never.
+/// The channels with the most kept bytes come first. BEHIND is the number of
+/// subscribers that still read kept messages, OLDEST the age of the oldest kept
+/// message, POLICY the configured policy: undelivered, history or never.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  wshubctl channels\n  \
                         wshubctl channels | jq -r 'select(.subscribers == 0) | .channel'")]
@@ -44,17 +44,17 @@ pub(crate) struct ChannelsArgs {
     json: bool,
 }
 
-/// List who is connected: clients, and workers such as this command
+/// List connections: clients, and workers such as this command
 ///
-/// Those for which most bytes wait come first, then those that are there longest.
-/// HEARD is how long ago they last gave a sign of life, QUEUED what their socket
-/// has not taken, STALLED for how long it has taken nothing, MISSED how many
-/// messages were dropped for them meanwhile. What nobody has is left out.
+/// The connections with the most queued bytes come first, then the oldest ones.
+/// HEARD is the time since the peer last sent something, QUEUED the bytes that its
+/// socket has not taken, STALLED the time since the socket last took any, MISSED
+/// the number of messages that were dropped meanwhile. Empty columns are left out.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  wshubctl connections --user alice\n  \
                         wshubctl connections | jq -r 'select(.stalled > 5) | .connection_id'")]
 pub(crate) struct ConnectionsArgs {
-    /// Only those of a user
+    /// Only connections of one user
     #[arg(long)]
     user: Option<String>,
     /// One JSON object a line, as it is in a pipe
@@ -62,11 +62,11 @@ pub(crate) struct ConnectionsArgs {
     json: bool,
 }
 
-/// Show what waits for a user, or for each user for whom something does
+/// Show the messages that wait for a user, or for each user with any
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  wshubctl inbox alice\n  wshubctl inbox | jq .user_id")]
 pub(crate) struct InboxArgs {
-    /// Whose [default: all in which something waits, those with most bytes first]
+    /// The user [default: all users with waiting messages, most bytes first]
     #[arg(value_name = "USER")]
     user: Option<String>,
     /// One JSON object a line, as it is in a pipe
@@ -298,7 +298,7 @@ async fn query_all<'q, T: DeserializeOwned>(
         let answer: ListAnswer = query(hub, &request(next)).await?.parse()?;
         list.extend(rows(answer.list)?);
         if let Some(running) = answer.operations_running {
-            notice(&format!("the first {} of {running} that run there", list.len()));
+            notice(&format!("the first {} of {running} operations on this channel", list.len()));
         }
         next = answer.next;
         if next.is_none() {
@@ -311,7 +311,7 @@ pub(crate) async fn operations(hub: &HubConnection, args: OperationsArgs) -> Res
     let channel = args.channel.as_deref();
     let rows: Vec<Row<ListedOperation>> =
         query_all(hub, |after| ListRequest::Operations { channel, after }).await?;
-    print_list(OutputFormat::choose(args.json), &rows, &OPERATIONS, "nothing runs")
+    print_list(OutputFormat::choose(args.json), &rows, &OPERATIONS, "no operation is running")
 }
 
 pub(crate) async fn channels(hub: &HubConnection, args: ChannelsArgs) -> Result<ExitCode, Failure> {
@@ -328,12 +328,12 @@ pub(crate) async fn connections(hub: &HubConnection, args: ConnectionsArgs) -> R
     }
     let urgency = |it: &ListedConnection| (Reverse(it.queued_bytes), it.connected_at.clone());
     rows.sort_by_cached_key(|row| urgency(&row.entry));
-    print_list(OutputFormat::choose(args.json), &rows, &CONNECTIONS, "nobody is connected")
+    print_list(OutputFormat::choose(args.json), &rows, &CONNECTIONS, "there are no connections")
 }
 
 pub(crate) async fn revocations(hub: &HubConnection, json: bool) -> Result<ExitCode, Failure> {
     let rows: Vec<Row<ListedRevocation>> = query_all(hub, |after| ListRequest::Revocations { after }).await?;
-    print_list(OutputFormat::choose(json), &rows, &REVOCATIONS, "nothing is revoked")
+    print_list(OutputFormat::choose(json), &rows, &REVOCATIONS, "no tokens are revoked")
 }
 
 pub(crate) async fn inbox(hub: &HubConnection, args: InboxArgs) -> Result<ExitCode, Failure> {
@@ -342,7 +342,7 @@ pub(crate) async fn inbox(hub: &HubConnection, args: InboxArgs) -> Result<ExitCo
         let mut rows: Vec<Row<ListedInbox>> =
             query_all(hub, |after| ListRequest::Inbox { user_id: None, after }).await?;
         rows.sort_by_key(|row| Reverse(row.entry.bytes));
-        return print_list(format, &rows, &INBOXES, "nothing waits for anybody");
+        return print_list(format, &rows, &INBOXES, "no messages are waiting");
     };
     let answer = query(hub, &ListRequest::Inbox { user_id: Some(user), after: None }).await?;
     match format {

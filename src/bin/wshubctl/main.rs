@@ -37,14 +37,14 @@ use duration::parse_duration;
 use error::{Exit, Failure};
 use wait_limit::WaitLimit;
 
-/// Publish, listen, and stop long-running jobs through wshubd.
+/// Publish, subscribe, and stop long-running jobs through wshubd.
 #[derive(Parser, Debug)]
 #[command(name = "wshubctl", version = VERSION.as_str(), after_help = AFTER_HELP, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// The worker socket of wshubd [default: where wshubd makes it]
+    /// The worker socket of wshubd [default: the first usual path that exists]
     #[arg(long, value_name = "PATH", global = true)]
     socket: Option<PathBuf>,
-    /// How long wshubd is waited for, 0 for as long as it takes [default: 10s]
+    /// How long to wait for wshubd; 0 is no limit [default: 10s]
     #[arg(long, value_name = "DURATION", global = true, value_parser = parse_duration)]
     wait: Option<Duration>,
     #[command(subcommand)]
@@ -59,19 +59,19 @@ Exit codes:
   3  wshubd is not reachable
   4  not allowed
   5  timed out, or wshubd gave no answer within --wait
-`wshubctl run` exits as its command does: with its code, or 128 and the number
-of the signal that killed it.
+`wshubctl run` exits with the exit code of its command, or with 128 plus the
+number of the signal that killed it.
 
 The worker socket is the first that exists of $WSHUBD_LISTEN__WORKER,
 worker.sock in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/wshubd,
-/run/user/UID/wshubd, /run/wshubd and /tmp/wshubd-UID. But for the first, which
-is taken as it is, like --socket, it is used only if nobody else can have put it
-there, or if wshubd runs as root or as the user who asks.
+/run/user/UID/wshubd, /run/wshubd and /tmp/wshubd-UID. The paths from --socket
+and $WSHUBD_LISTEN__WORKER are used without a check. Another one is used only if
+no other user can have created it, or if wshubd runs as root or as the calling
+user.
 
---wait limits what needs nobody but wshubd: connections and answers. Waiting for
-messages, for input or for a person is not limited, and `run` has waits of its
-own. Where wshubd is not there at all a command fails at once, unless --wait is
-given.
+--wait limits connection attempts and the answers of wshubd. It does not limit
+the wait for messages, for input or for a reader, and `run` has limits of its
+own. If no wshubd is running, a command fails at once, unless --wait is given.
 
 Example, in two terminals:
   wshubctl sub logs
@@ -130,11 +130,10 @@ fn main() -> ExitCode {
 async fn carry_out(executor: &LocalExecutor<'_>, cli: Cli) -> Result<ExitCode, Failure> {
     match cli {
         Cli { wait: Some(_), command: CliCommand::Run(_), .. } => {
-            let why =
-                "run does not wait for wshubd; with --need-hub=30s it does, and with --linger at its end";
+            let why = "run has no --wait: --need-hub=30s waits for wshubd at its start, --linger at its end";
             Err(Failure::new(Exit::Usage, why))
         }
-        // It goes on without a hub.
+        // It does not need a hub.
         Cli { socket, command: CliCommand::Run(command), .. } => {
             run::run(executor, socket.as_deref(), command).await
         }

@@ -34,12 +34,12 @@ const SHOWN: usize = 200;
 
 /// Publish messages
 ///
-/// A text is sent as a JSON string, or with --json as the JSON that it is.
-/// Without TEXT, each line of the standard input is one message; with `-`, all
-/// of it is one, without its last line end.
+/// A text is sent as a JSON string; with --json it must be JSON and is sent as such.
+/// Without TEXT, each line of the standard input is one message; with `-`, the
+/// whole input is one message, without its last line end.
 ///
-/// A line that is not UTF-8, or with --json not JSON, is told by its number and not
-/// sent; the others are, and the exit code is 1 at the end. With --json, blank lines
+/// A line that is not UTF-8, or with --json not JSON, is reported with its number and
+/// not sent. The other lines are sent, and the exit code is 1. With --json, blank lines
 /// are skipped and counted.
 #[derive(clap::Args, Debug)]
 #[command(
@@ -48,13 +48,13 @@ const SHOWN: usize = 200;
     group = ArgGroup::new("target"),
     after_help = "Examples:\n  wshubctl pub logs 'the backup is done'\n  \
                   journalctl -f -o json | wshubctl pub --json --event journal logs\n  \
-                  wshubctl pub --to alice --wait-read --timeout 15m 'the disk is full' || page-somebody"
+                  wshubctl pub --to alice --wait-read --timeout 15m 'the disk is full' || page-on-call"
 )]
 pub(crate) struct PublishArgs {
-    /// What kind of message it is
+    /// The event name of the message
     #[arg(long, value_name = "NAME", default_value = "message")]
     event: String,
-    /// Send to all connections of a user, now or when one comes
+    /// Send to all connections of a user; kept until one opens if there is none
     #[arg(long, value_name = "USER", group = "target")]
     to: Option<String>,
     /// Send to one connection
@@ -63,32 +63,32 @@ pub(crate) struct PublishArgs {
     /// Send to every connection
     #[arg(long, group = "target")]
     all: bool,
-    /// How long it is worth keeping, as in 90s, 1h or 90 (seconds)
+    /// Keep the message for at most this long, as in 90s, 1h or 90 (seconds)
     #[arg(long, value_parser = parse_duration)]
     ttl: Option<Duration>,
-    /// Wait until it is on the disk, and fail if it cannot be
+    /// Wait until the message is on the disk; fail if it cannot be stored
     #[arg(long)]
     durable: bool,
-    /// Wait until the user has read it, as that user's client says (`ack` with `read`)
+    /// Wait until the user's client reports the message as read (`ack` with `read`)
     #[arg(long, requires = "to")]
     wait_read: bool,
-    /// With --wait-read: exit with 5 when it is not read so long after it was sent
+    /// With --wait-read: exit with 5 if the message is not read within this time
     #[arg(long, requires = "wait_read", value_parser = parse_duration)]
     timeout: Option<Duration>,
-    /// The text is JSON
+    /// The text, or each line, is JSON
     #[arg(long)]
     json: bool,
-    /// Send each line of the standard input, as without TEXT
+    /// Send each line of the standard input as a message, as without TEXT
     #[arg(long)]
     lines: bool,
-    /// End at the first line that cannot be sent, after all before it were answered;
-    /// with --json, a blank one is such a line
+    /// Stop at the first line that cannot be sent, after the answers to all lines before it;
+    /// with --json, a blank line is such a line
     #[arg(long)]
     strict: bool,
-    /// Say what became of the messages, and with --wait-read when each was delivered
+    /// Report the outcome of the messages, and with --wait-read each delivery
     #[arg(short, long)]
     verbose: bool,
-    /// CHANNEL, unless an option says to whom, and TEXT or `-`
+    /// CHANNEL, unless an option names the target, and TEXT or `-`
     #[arg(value_name = "CHANNEL [TEXT|-]", num_args = 0..=2)]
     words: Vec<String>,
 }
@@ -141,19 +141,23 @@ fn assign_words(args: &PublishArgs) -> Result<(Option<String>, MessageSource), F
     let usage = |message: &str| Err(Failure::new(Exit::Usage, format!("{message}; see wshubctl pub --help")));
     let has_target = args.to.is_some() || args.connection.is_some() || args.all;
     if args.wait_read && args.ttl.is_some_and(|ttl| ttl.is_zero()) {
-        return usage("--wait-read waits for nothing with --ttl 0s: what is not kept is not acknowledged");
+        return usage(
+            "--wait-read does not work with --ttl 0s: a message that is not kept is never acknowledged",
+        );
     }
     let mut words = args.words.iter().cloned();
     let channel = if has_target { None } else { words.next() };
     if !has_target && channel.is_none() {
-        return usage("to whom? name a CHANNEL, --to USER, --connection ID or --all");
+        return usage("the target is missing: name a CHANNEL, --to USER, --connection ID or --all");
     }
     match (words.next(), words.next()) {
         (_, Some(_)) => usage(
-            "two texts: a text with spaces needs quotes, and with --to, --connection and --all there is no CHANNEL",
+            "more than one TEXT: a text with spaces needs quotes, and --to, --connection and --all take no CHANNEL",
         ),
         (Some(_), None) if args.lines => usage("--lines sends the standard input, not a TEXT"),
-        (Some(_), None) if args.strict => usage("--strict is about lines of the standard input, not a TEXT"),
+        (Some(_), None) if args.strict => {
+            usage("--strict applies to lines of the standard input, not to a TEXT")
+        }
         (Some(text), None) if text == "-" => Ok((channel, MessageSource::WholeInput)),
         (Some(text), None) => Ok((channel, MessageSource::Text(text))),
         (None, _) => Ok((channel, MessageSource::InputLines)),
@@ -221,7 +225,7 @@ impl PublishCommand<'_> {
                     let why = if let InputLine::Bad(why) = line { why } else { "is blank".to_owned() };
                     let number = input.number();
                     let message =
-                        format!("line {number} of the standard input {why}: ended, as --strict says");
+                        format!("line {number} of the standard input {why}: stopped, because of --strict");
                     return Err(Failure::new(Exit::Failed, escape(&message)));
                 }
             }
@@ -336,7 +340,7 @@ impl PublishCommand<'_> {
         self.counts.add_taken(&published);
         let Some(receipts) = &mut self.receipts else { return Ok(()) };
         if !published.kept {
-            let why = "nobody can acknowledge it: wshubd is configured to keep no messages to users (`@me`)";
+            let why = "the message cannot be acknowledged: wshubd is configured to keep no messages to users (`@me`)";
             return Err(Failure::new(Exit::Failed, why));
         }
         receipts.expect(message_id);

@@ -80,7 +80,7 @@ impl<'a> Receipts<'a> {
 
     fn handle(&mut self, line: &HubLine) {
         let Some(message) = line.message() else { return };
-        // Nobody else can send events of this name.
+        // Only the hub can send events of this name.
         if message.event != "system:receipt" {
             return;
         }

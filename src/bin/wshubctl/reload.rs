@@ -12,14 +12,14 @@ use crate::terminal::{OutputFormat, escape, notice, print, print_json};
 
 /// Have wshubd read its configuration again, without ending any connection
 ///
-/// Files, keys and secrets are read and checked as a whole first; then all that has
-/// changed is used, or, if anything is wrong, nothing. What takes a restart
-/// (`[listen]` http and worker, all of `[state]`) counts as wrong when it has changed.
-/// Prints what has changed; exits with 1, and says what is wrong and where, if wshubd
-/// goes on as before.
+/// Files, keys and secrets are read and checked as a whole first. If there is any error,
+/// nothing is changed, wshubd keeps its configuration, and the command reports each error
+/// with its place and exits with 1. A change of a setting that needs a restart
+/// (`[listen]` http and worker, all of `[state]`) is such an error. Otherwise the command
+/// prints the changes.
 ///
-/// Who was let in stays in until the token ends, also with a key that is gone: `wshubctl
-/// disconnect --user USER` ends that sooner.
+/// A connection lasts until its token ends, even if the key of the token was removed:
+/// `wshubctl disconnect --user USER` ends it sooner.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  wshubctl reload\n  wshubctl reload | jq -r '.changed[].setting'")]
 pub(crate) struct ReloadArgs {
@@ -68,7 +68,7 @@ pub(crate) async fn reload(hub: &HubConnection, args: ReloadArgs) -> Result<Exit
 /// The errors in the configuration, a line for each.
 fn errors_text(message: &str) -> String {
     let lines: Vec<String> = message.lines().map(|line| format!("\n  {}", escape(line))).collect();
-    format!("not reloaded; wshubd goes on as before:{}", lines.concat())
+    format!("not reloaded; wshubd keeps its configuration:{}", lines.concat())
 }
 
 fn changes_text(changed: &[ConfigChange]) -> String {
@@ -77,7 +77,7 @@ fn changes_text(changed: &[ConfigChange]) -> String {
     }
     let line = |change: &ConfigChange| match change {
         ConfigChange::Setting { setting, from, to } => format!("{setting}: {from} -> {to}"),
-        ConfigChange::File { file } => format!("{file}: read again, it has changed"),
+        ConfigChange::File { file } => format!("{file}: changed, read again"),
     };
     changed.iter().map(|change| format!("{}\n", escape(&line(change)))).collect()
 }

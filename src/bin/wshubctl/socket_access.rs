@@ -80,11 +80,11 @@ impl SocketDenial {
         let Self { owner, group, mode, user, .. } = self;
         let bit = if self.is_directory { 0o010 } else { 0o020 };
         let advice = match (mode & bit != 0 && !self.is_roots, self.is_member) {
-            (true, true) => format!("you are a member of {group} from your next login on"),
+            (true, true) => format!("you become a member of {group} with your next login"),
             (true, false) => {
-                format!("`adduser {user} {group}`, as root, lets you in from your next login on")
+                format!("`adduser {user} {group}`, as root, gives you access from your next login on")
             }
-            (false, _) => "its group does not let you in; `--socket` names another".to_owned(),
+            (false, _) => "its group has no access; `--socket` names another socket".to_owned(),
         };
         let part = self.part.display();
         format!(
@@ -97,10 +97,10 @@ impl SocketDenial {
 mod tests {
     use super::SocketDenial;
 
-    fn denial(mode: u32, is_directory: bool) -> SocketDenial {
+    fn denial(mode: u32) -> SocketDenial {
         SocketDenial {
             part: "/run/wshubd/worker.sock".into(),
-            is_directory,
+            is_directory: false,
             owner: "root (uid 0)".into(),
             group: "wshub-worker".into(),
             mode,
@@ -111,26 +111,26 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_in_the_group_of_a_socket_learns_how_to_get_in() {
+    fn the_denial_names_the_command_that_adds_a_user_to_the_group() {
         let expected = "/run/wshubd/worker.sock belongs to root (uid 0) and the group wshub-worker, mode 0660, and \
-                        you are ada: `adduser ada wshub-worker`, as root, lets you in from your next login on";
-        assert_eq!(denial(0o660, false).explain(), expected);
+                        you are ada: `adduser ada wshub-worker`, as root, gives you access from your next login on";
+        assert_eq!(denial(0o660).explain(), expected);
     }
 
     #[test]
-    fn who_has_joined_the_group_since_the_login_is_told_to_log_in_again() {
-        let told = SocketDenial { is_member: true, ..denial(0o660, false) }.explain();
-        assert!(told.ends_with("you are a member of wshub-worker from your next login on"), "{told}");
+    fn a_new_member_of_the_group_is_advised_to_log_in_again() {
+        let told = SocketDenial { is_member: true, ..denial(0o660) }.explain();
+        assert!(told.ends_with("you become a member of wshub-worker with your next login"), "{told}");
     }
 
     #[test]
-    fn a_group_that_is_not_let_in_or_is_roots_is_no_way_in() {
+    fn a_group_without_access_or_of_root_is_not_recommended() {
         for denial in [
-            denial(0o600, false),
-            denial(0o720, true),
-            SocketDenial { is_roots: true, group: "root".into(), ..denial(0o660, false) },
+            denial(0o600),
+            SocketDenial { is_directory: true, ..denial(0o720) },
+            SocketDenial { is_roots: true, group: "root".into(), ..denial(0o660) },
         ] {
-            assert!(denial.explain().ends_with("`--socket` names another"), "{}", denial.explain());
+            assert!(denial.explain().ends_with("`--socket` names another socket"), "{}", denial.explain());
         }
     }
 }

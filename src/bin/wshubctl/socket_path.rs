@@ -60,8 +60,8 @@ pub(crate) fn not_found(paths: &[SocketPath], separator: &str) -> String {
         .map(|candidate| format!("{separator}{}", escape(&candidate.path.to_string_lossy())))
         .collect();
     format!(
-        "wshubd's worker socket is at none of its places (is wshubd running? \
-         --socket names another):{}",
+        "the worker socket of wshubd is at none of its usual paths (is wshubd running? \
+         --socket names another path):{}",
         tried.concat()
     )
 }

@@ -13,7 +13,7 @@ use crate::format::pairs;
 use crate::query::{fields, query};
 use crate::terminal::{OutputFormat, print, print_json, value_text};
 
-/// Show the numbers of wshubd
+/// Show the statistics of wshubd
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  wshubctl status --json | jq .total_connections")]
 pub(crate) struct StatusArgs {

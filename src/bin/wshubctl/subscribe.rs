@@ -17,24 +17,24 @@ use crate::error::{Exit, Failure};
 use crate::terminal;
 use crate::terminal::{escape, notice};
 
-/// Hear channels
+/// Subscribe to channels and print their messages
 ///
-/// On a terminal, a line a message for people to read; else one JSON object a
-/// line, as wshubd says it: messages, and what happens to operations. When wshubd
-/// is started again it goes on; a `gap` says where something was missed.
+/// On a terminal, each message is one readable line; in a pipe, each line is one JSON
+/// object as wshubd sends it: messages, and states of operations. The subscription
+/// continues after a restart of wshubd; a `gap` marks missed messages.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  wshubctl sub -n 1 --timeout 10s orders:new | jq .data")]
 pub(crate) struct SubscribeArgs {
-    /// Exit after so many messages
+    /// Exit after this number of messages
     #[arg(short = 'n', value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Exit with 5 after so long, as in 10s
+    /// Exit with 5 after this time, as in 10s
     #[arg(long, value_parser = parse_duration)]
     timeout: Option<Duration>,
     /// JSON on a terminal too
     #[arg(long)]
     json: bool,
-    /// What to hear; `operation:ID` until that operation ends
+    /// The channels; `operation:ID` is the channel of an operation, until its end
     #[arg(required = true, value_name = "CHANNEL")]
     channels: Vec<String>,
 }
@@ -82,7 +82,7 @@ async fn subscribe_all(hub: &HubConnection, channels: &[String]) -> Result<(), F
         hub.answer(pending.answer()).await??;
     }
     if io::stdout().is_terminal() {
-        notice(&format!("listening to {}; Ctrl-C ends", escape(&channels.join(", "))));
+        notice(&format!("subscribed to {}; Ctrl-C ends", escape(&channels.join(", "))));
     }
     Ok(())
 }
@@ -149,8 +149,8 @@ impl ChannelSubscription {
     fn handle_event(&mut self, news: &ClientEvent, text: &mut String) -> Option<Result<ExitCode, Failure>> {
         match news {
             ClientEvent::Line(line) => return self.handle_line(line, text),
-            ClientEvent::Disconnected(why) => notice(&escape(&format!("{why}; waiting for it to come back"))),
-            ClientEvent::Reconnected => notice("wshubd is back"),
+            ClientEvent::Disconnected(why) => notice(&escape(&format!("{why}; reconnecting"))),
+            ClientEvent::Reconnected => notice("reconnected to wshubd"),
         }
         None
     }
@@ -199,10 +199,14 @@ impl ChannelSubscription {
         let all_gone = self.channels.is_empty();
         all_gone.then(|| match &*reason {
             "ended" => Ok(ExitCode::SUCCESS),
-            "forbidden" => {
-                Err(Failure::new(Exit::Denied, escape(&format!("no longer allowed to hear {channel}"))))
-            }
-            _ => Err(Failure::new(Exit::Failed, escape(&format!("wshubd has ended {channel} ({reason})")))),
+            "forbidden" => Err(Failure::new(
+                Exit::Denied,
+                escape(&format!("no longer allowed to subscribe to {channel}")),
+            )),
+            _ => Err(Failure::new(
+                Exit::Failed,
+                escape(&format!("wshubd has ended the subscription to {channel} ({reason})")),
+            )),
         })
     }
 }

@@ -34,54 +34,54 @@ pub(crate) enum TokenCommand {
 
 /// Make a token and print it, alone on a line
 ///
-/// Without --subscribe, --publish, --interrupt and --admin it allows what the configuration of
-/// wshubd allows every token. With any of them, it allows what they say and nothing else: what is
-/// not given means nothing of that kind. A PATTERN is the name of a channel, with `*` for
+/// Without --subscribe, --publish, --interrupt and --admin the token has the default rights of
+/// the configuration of wshubd. With any of them, it has the given rights only: an option that is
+/// not given grants no right of its kind. A PATTERN is the name of a channel, with `*` for
 /// any characters; quote it.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  wshubctl token new --user alice --ttl 8h\n  \
                         wshubctl token new --user alice --subscribe 'logs:*' news --publish chat")]
 pub(crate) struct NewTokenArgs {
-    /// Whom it names
+    /// The user of the token
     #[arg(long)]
     user: String,
-    /// How long it holds, as in 8h or 90 (seconds)
+    /// How long the token is valid, as in 8h or 90 (seconds)
     #[arg(long, default_value = "1h", value_parser = parse_duration)]
     ttl: Duration,
-    /// The channels that it may hear
+    /// Channels to which the user may subscribe
     #[arg(long, value_name = "PATTERN", num_args = 1..)]
     subscribe: Vec<String>,
-    /// The channels to which it may publish
+    /// Channels to which the user may publish
     #[arg(long, value_name = "PATTERN", num_args = 1..)]
     publish: Vec<String>,
-    /// The channels on which it may stop operations, beside the user's own
+    /// Channels on which the user may stop operations, besides the user's own operations
     #[arg(long, value_name = "PATTERN", num_args = 1..)]
     interrupt: Vec<String>,
-    /// It may administer
+    /// Grant the right to administer wshubd
     #[arg(long)]
     admin: bool,
-    /// How many requests a second its bearer may send, at most `[limits] token_rate`
+    /// Requests per second that the bearer may send, at most `[limits] token_rate`
     #[arg(long, value_name = "NUMBER", requires = "burst", value_parser = above_zero)]
     rate: Option<f64>,
-    /// How many requests at once
+    /// Requests that the bearer may send at once
     #[arg(long, value_name = "NUMBER", requires = "rate", value_parser = above_zero)]
     burst: Option<f64>,
-    /// What others see of its bearer where they see who is present: JSON of up to 256 bytes
+    /// Information about the bearer in presence lists: JSON of up to 256 bytes
     #[arg(long, value_name = "JSON", value_parser = json)]
     info: Option<Box<RawValue>>,
 }
 
-/// Say whether wshubd takes a token, and if not, why
+/// Check whether wshubd accepts a token, and if not, show the reason
 ///
-/// Exits with 0 if it holds, and shows whom it names, when it ends and what it
-/// allows; with 1 if it does not. Other users of the machine can see the arguments
-/// of a command: better let it read the token.
+/// Exits with 0 if the token is valid, and shows its user, its end and its rights;
+/// exits with 1 if it is not valid. Other users of the machine can see the arguments
+/// of a command, so prefer the standard input.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  wshubctl token check < token.txt\n  \
                         wshubctl token new --user alice | wshubctl token check\n  \
                         wl-paste | wshubctl token check")]
 pub(crate) struct CheckTokenArgs {
-    /// The token; `-`, or none, for the standard input
+    /// The token; `-`, or no argument, for the standard input
     #[arg(value_name = "TOKEN|-")]
     token: Option<String>,
     /// One JSON object, as it is in a pipe
@@ -91,12 +91,12 @@ pub(crate) struct CheckTokenArgs {
 
 fn above_zero(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number: &f64| *number > 0.0 && number.is_finite());
-    number.ok_or_else(|| "a number above 0 is wanted".to_owned())
+    number.ok_or_else(|| "expected a number above 0".to_owned())
 }
 
 fn json(text: &str) -> Result<Box<RawValue>, String> {
     RawValue::from_string(text.to_owned())
-        .map_err(|error| format!("JSON is wanted, such as '{{\"name\":\"Ada\"}}': {error}"))
+        .map_err(|error| format!("expected JSON, such as '{{\"name\":\"Ada\"}}': {error}"))
 }
 
 #[derive(Serialize)]
@@ -190,7 +190,7 @@ pub(crate) async fn check(hub: &HubConnection, args: CheckTokenArgs) -> Result<E
     let token = match unwrap_lines(&token) {
         Some(whole) => {
             notice(
-                "warning: the token has spaces or line breaks in it, which are left out here: use it without",
+                "warning: the token contains spaces or line breaks, which are ignored here: use it without them",
             );
             whole
         }
@@ -245,7 +245,7 @@ async fn read_token() -> Result<String, Failure> {
     let mut input = BufReader::new(Unblock::new(std::io::stdin())).take(LONGEST);
     let mut token = String::new();
     if is_terminal {
-        notice("paste the token and press Enter, twice where it has several lines");
+        notice("paste the token and press Enter, twice if it has several lines");
         let mut line = String::new();
         while input.read_line(&mut line).await.map_err(failed)? > 0 && !line.trim().is_empty() {
             token.push_str(&line);
@@ -258,7 +258,7 @@ async fn read_token() -> Result<String, Failure> {
         input.read_to_string(&mut token).await.map_err(failed)?;
     }
     if token.trim().is_empty() {
-        return Err(Failure::new(Exit::Usage, "there is no token on the standard input"));
+        return Err(Failure::new(Exit::Usage, "the standard input has no token"));
     }
     Ok(token)
 }
@@ -310,7 +310,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pasted_token_is_whole_when_its_signature_is_as_long_as_its_algorithm_makes_it() {
+    fn a_pasted_token_ends_with_a_signature_of_full_length() {
         for (alg, length) in [
             ("HS256", 43),
             ("HS384", 64),

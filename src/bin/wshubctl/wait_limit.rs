@@ -16,8 +16,8 @@ use crate::terminal::{escape, notice};
 /// The default: more than a wshubd takes to start.
 const DEFAULT: Duration = Duration::from_secs(10);
 
-/// After so much silence the standard error names the cause of the wait, and a place to
-/// look: a healthy wshubd answers in some milliseconds.
+/// After so much silence the standard error names the cause of the wait, and a command that
+/// shows more: a healthy wshubd answers in some milliseconds.
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// A wait that ends so much later than it was to end was not one: this process was
@@ -100,7 +100,7 @@ impl WaitLimit {
         pause: Duration,
     ) -> bool {
         let at = path.map_or_else(String::new, |path| format!(" at {}", escape(&path.to_string_lossy())));
-        let what = format!("waiting for wshubd{at} to take a connection");
+        let what = format!("waiting for wshubd{at} to accept a connection");
         let pause = async {
             Timer::after(pause).await;
             true

@@ -33,7 +33,7 @@ pub struct AuthConfig {
     pub credentials: Option<PathBuf>,
 }
 
-/// What a token must say.
+/// The claims that a token must have.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RequiredClaims {
     /// The claim that names the user; none: `user_id`, else `sub`.

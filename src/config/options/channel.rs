@@ -48,7 +48,7 @@ impl ChannelPolicy {
             entry.complain_of_entry("a `[[channel]]` wants `match`, such as match = \"orders:*\"".into());
         }
         let policy = &mut self.policy;
-        // An inbox goes on until it is acknowledged; there is no past to ask for.
+        // An inbox keeps messages until they are acknowledged, and has no history.
         if matched.as_deref() == Some(INBOX) {
             entry.default_to(&mut policy.keep, Keep::Unacknowledged);
             entry.choice("keep", &mut policy.keep, &INBOX_KEEPS);

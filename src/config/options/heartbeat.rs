@@ -13,7 +13,7 @@ pub(super) fn options(heartbeat: &mut Heartbeat, section: &mut Section<'_>) {
         let [pong, ping] = [heartbeat.pong_timeout, heartbeat.ping_interval].map(spelling::duration);
         let message = format!(
             "`heartbeat.pong_timeout` ({pong}) must be longer than `heartbeat.ping_interval` ({ping}), or \
-             everybody is closed before being asked"
+             every connection is closed before its ping"
         );
         section.complain(location, message);
     }

@@ -1,9 +1,9 @@
-//! `[limits]`: what peers may ask for and hold.
+//! `[limits]`: limits on the requests and the memory of peers.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{DAY, GIB, HOUR, KIB, MANY, MIB, MOST_MEMORY, seconds};
+use super::{DAY, GIB, HOUR, KIB, MANY, MAX_MEMORY, MIB, seconds};
 use crate::config::pass::Section;
 use crate::hub::settings;
 
@@ -52,7 +52,7 @@ impl LimitsConfig {
         let hub = &mut self.hub;
         section.number("requests_per_second", &mut hub.requests_per_second, MANY);
         section.number("burst", &mut hub.burst, MANY);
-        // Of what the connection may ask, so that raising that raises both.
+        // A multiple of the limit of a connection, so that raising that raises both.
         let of_user = |one: u32| one.saturating_mul(settings::OF_USER).min(*MANY.end() as u32);
         section.default_to(&mut hub.user_requests_per_second, of_user(hub.requests_per_second));
         section.number("user_requests_per_second", &mut hub.user_requests_per_second, MANY);
@@ -77,7 +77,7 @@ impl LimitsConfig {
         section.number("wrong_secrets_per_minute", &mut self.wrong_secrets, MANY);
         section.number("wrong_tokens_per_minute", &mut self.wrong_tokens, MANY);
         // Below 1 MiB a few requests would fill it.
-        section.size("memory", &mut hub.memory, MIB..=MOST_MEMORY);
+        section.size("memory", &mut hub.memory, MIB..=MAX_MEMORY);
         section.duration("handshake_timeout", &mut self.handshake, seconds(1, HOUR));
         section.duration("auth_timeout", &mut hub.auth, seconds(1, HOUR));
         section.duration("stall_timeout", &mut hub.stall, seconds(1, HOUR));

@@ -29,9 +29,9 @@ pub struct ListenConfig {
     pub allowed_origins: Vec<String>,
     /// Names that requests may be addressed to, beside our own.
     pub allowed_hosts: Vec<String>,
-    /// Whether anybody may read the metrics.
+    /// Whether the metrics can be read without the secret.
     pub metrics_open: bool,
-    /// Peers that are believed about where a request comes from.
+    /// Peers that are trusted to name the source address of a request.
     pub trusted_proxies: Vec<IpNet>,
     /// The header in which they name it.
     pub forwarded: Forwarded,
@@ -110,8 +110,8 @@ fn wanted_for(text: &str) -> String {
     format!("an address and port, such as \"127.0.0.1:8098\" or \"[::1]:8098\"{more}")
 }
 
-/// An address that can be listened at beside those before it: the kernel gives a port to
-/// nobody else while a socket has that port of all addresses.
+/// An address that does not overlap those before it: while a socket has a port of all
+/// addresses, the kernel gives that port to no other socket.
 fn address(seen: &RefCell<Vec<SocketAddr>>, text: &str) -> Result<SocketAddr, String> {
     let address = once(seen, text.parse().map_err(|_| wanted_for(text))?)?;
     match seen.borrow().iter().find(|other| **other != address && overlap(**other, address)) {

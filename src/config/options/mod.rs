@@ -41,7 +41,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// Addresses of 32 bits are the limit: these bytes are counted in memory.
-const MOST_MEMORY: u64 = 2 * GIB;
+const MAX_MEMORY: u64 = 2 * GIB;
 
 /// Limits on counts: a larger number than any machine of this size can hold is a typing error.
 const MANY: RangeInclusive<u64> = 1..=1_000_000;

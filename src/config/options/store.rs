@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{GIB, HOUR, MIB, MOST_MEMORY};
+use super::{GIB, HOUR, MAX_MEMORY, MIB};
 use crate::config::pass::Section;
 
 /// How the disk is used. How much it may hold is `limits.hub.kept_bytes`.
@@ -23,7 +23,7 @@ impl StoreConfig {
     /// `kept_bytes` are those of the hub's limits.
     pub(super) fn options(&mut self, kept_bytes: &mut usize, section: &mut Section<'_>) {
         section.duration("write_delay", &mut self.write_delay, Duration::ZERO..=Duration::from_secs(HOUR));
-        section.size("bytes", kept_bytes, 4 * MIB..=MOST_MEMORY);
+        section.size("bytes", kept_bytes, 4 * MIB..=MAX_MEMORY);
         let mut budget = self.flash_budget.unwrap_or_default();
         section.size("flash_budget", &mut budget, 0..=1024 * GIB);
         self.flash_budget = Some(budget).filter(|budget| *budget > 0);

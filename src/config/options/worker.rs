@@ -3,7 +3,7 @@
 use crate::config::pass::Section;
 use crate::config::spelling::Spell;
 
-/// Which local processes are accepted, beside what the socket's mode says.
+/// Which local processes are accepted, of those that the mode of the socket admits.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct WorkerConfig {
     /// Those that may connect; none named: all that the mode lets through.

@@ -39,7 +39,7 @@ pub(super) struct StandardInput {
 impl StandardInput {
     pub(super) fn new(is_json: bool) -> Self {
         if io::stdin().is_terminal() {
-            notice("each line is a message; Ctrl-D ends");
+            notice("each line is one message; Ctrl-D ends the input");
         }
         let from = BufReader::new(Unblock::new(io::stdin()));
         Self { from, is_json, line: Vec::new(), is_too_long: false, number: 0 }
@@ -87,7 +87,8 @@ fn message(line: Vec<u8>, is_json: bool) -> InputLine {
 /// A text as data; else the error, to be read behind the text's name.
 pub(super) fn data(text: &str, is_json: bool) -> Result<Box<RawValue>, String> {
     if !is_json {
-        return serde_json::value::to_raw_value(text).map_err(|error| format!("has no JSON form: {error}"));
+        return serde_json::value::to_raw_value(text)
+            .map_err(|error| format!("cannot be encoded as JSON: {error}"));
     }
     RawValue::from_string(text.trim().to_owned()).map_err(|error| {
         let why = error.to_string();
@@ -107,7 +108,8 @@ pub(super) async fn whole() -> Result<String, Failure> {
     let input = Unblock::new(io::stdin());
     input.take(LONGEST as u64).read_to_end(&mut bytes).await.map_err(unreadable)?;
     if bytes.len() >= LONGEST {
-        return Err(Failure::new(Exit::Failed, "standard input: more than any message may be"));
+        let why = format!("standard input: longer than {} MiB", LONGEST >> 20);
+        return Err(Failure::new(Exit::Failed, why));
     }
     let text = String::from_utf8(bytes).map_err(|error| Failure::of("standard input", error))?;
     Ok(without_end(&text).to_owned())

@@ -88,10 +88,10 @@ impl OutcomeCounts {
         };
         let unanswered = match self.unanswered {
             0 => String::new(),
-            1 => "; 1 has no answer, and may have been taken or not".to_owned(),
-            more => format!("; {more} have no answer, and may have been taken or not"),
+            1 => "; 1 has no answer and may or may not have been accepted".to_owned(),
+            more => format!("; {more} have no answer and may or may not have been accepted"),
         };
-        format!("wshubd took {}{refused}{unanswered}", count(self.taken, "message"))
+        format!("wshubd accepted {}{refused}{unanswered}", count(self.taken, "message"))
     }
 
     /// All counts; those that were stored where durable messages were asked for.

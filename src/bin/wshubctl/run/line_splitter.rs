@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_ends_in_a_return_is_published_at_once_and_then_at_a_pace() {
+    fn a_return_publishes_the_state_at_once_and_then_at_a_pace() {
         let mut bar = Stream::default();
         for percent in 0..10 {
             bar.print(&format!("{percent}0%\r")).wait(50);

@@ -73,7 +73,7 @@ pub(super) fn given_up() -> ExitCode {
 /// Ends this process by SIGINT, as the command has ended: a shell that runs a script takes
 /// any exit status, 130 too, for a Ctrl-C that was handled, and goes on.
 pub(super) fn end_by_interrupt() -> ExitCode {
-    // It fails for no signal but those that nobody can handle.
+    // It fails only for the signals that no process can handle.
     let _ = signal_hook::low_level::emulate_default_handler(Signal::INT.as_raw());
     given_up()
 }
@@ -133,30 +133,30 @@ impl RunReport {
         }
     }
 
-    /// A user who relies on the hub must know that it is not there: this is printed even
-    /// where nothing else is.
+    /// A user who relies on the hub must know that it is not connected: this is printed even
+    /// with `--quiet`.
     pub(super) fn hub_absent(self, why: &str) {
-        notice(&escape(&format!("{why}; the command runs all the same, and its output waits for wshubd")));
+        notice(&escape(&format!("{why}; the command runs without wshubd, and its output is queued")));
     }
 
     pub(super) fn hub_silent(self, path: &Path) {
         let path = path.display();
         notice(&escape(&format!(
-            "wshubd at {path} does not answer; the command runs all the same, and its output waits for wshubd"
+            "wshubd at {path} does not answer; the command runs without wshubd, and its output is queued"
         )));
     }
 
     /// It is connected for the first time.
     pub(super) fn hub_connected(self) {
-        notice("wshubd is there");
+        notice("connected to wshubd");
     }
 
     pub(super) fn hub_disconnected(self, error: &Error) {
-        notice(&escape(&format!("{error}; the command goes on, and its output waits for wshubd")));
+        notice(&escape(&format!("{error}; the command goes on, and its output is queued")));
     }
 
     pub(super) fn hub_reconnected(self) {
-        notice("wshubd is back");
+        notice("reconnected to wshubd");
     }
 
     /// It does not come back, or does not take the operation again.
@@ -165,22 +165,22 @@ impl RunReport {
     }
 
     pub(super) fn copy_failed(self, stream: &str, error: &io::Error) {
-        notice(&format!("cannot write to {stream}: {error}; the rest of it is for others alone"));
+        notice(&format!("cannot write to {stream}: {error}; the rest of it is only published"));
     }
 
     pub(super) fn output_lost(self) {
-        notice("too much output waits for wshubd; what follows is lost to others until it takes some");
+        notice("too much output is queued for wshubd; lines are dropped until wshubd accepts some");
     }
 
     pub(super) fn lingers(self, linger: Duration) {
         let linger = humantime::format_duration(linger);
-        notice(&format!("it is over; waiting {linger} for wshubd to hear of it, Ctrl-C gives up"));
+        notice(&format!("the command has ended; waiting {linger} for wshubd, Ctrl-C ends the wait"));
     }
 
     pub(super) fn output_refused(self, line: &HubLine) {
         match line.parse::<ErrorLine>() {
             Ok(ErrorLine { code, message }) => {
-                notice(&escape(&format!("wshubd does not take this: {message} ({code})")))
+                notice(&escape(&format!("wshubd refuses the output: {message} ({code})")))
             }
             Err(_) => notice(&escape(line.json())),
         }
@@ -188,28 +188,31 @@ impl RunReport {
 
     /// No hub was ever connected.
     pub(super) fn never_connected(self) {
-        notice("no wshubd has heard of this command");
+        notice("this command was not sent to any wshubd");
     }
 
-    /// This comes where this process was stopped for longer than the hub waits, for one.
+    /// This happens, for example, where this process was stopped for longer than the hub waits.
     pub(super) fn ended_before(self) {
-        notice("wshubd had told everybody that it was over before it was");
+        notice("wshubd had ended the operation before the command ended");
     }
 
     pub(super) fn not_suspended(self) {
         notice(
-            "the command goes on, so that it can be stopped from elsewhere; for a prompt beside it start it with &",
+            "the command is not suspended, because it could not be stopped then; to run it in the background, \
+             start it with &",
         );
     }
 
     pub(super) fn end_not_delivered(self, why: &str) {
-        notice(&escape(&format!("wshubd did not hear of the end: {why}")));
+        notice(&escape(&format!("wshubd did not receive the end of the operation: {why}")));
     }
 
     /// Processes are left after SIGKILL.
     pub(super) fn unkillable(self, count: usize) {
         if count > 0 {
-            notice(&format!("{count} processes cannot be killed: they wait in the kernel, or are not ours"));
+            notice(&format!(
+                "{count} processes cannot be killed: they wait in the kernel, or belong to another user"
+            ));
         }
     }
 }

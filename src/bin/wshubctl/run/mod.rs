@@ -38,71 +38,71 @@ use process_tree::ProcessTree;
 use signals::SignalQueue;
 use supervise::{LAST_OUTPUT, Supervisor};
 
-/// Run a command that anybody who may can stop
+/// Run a command as an operation that can be stopped through wshubd
 ///
-/// Each line that it prints is published as it comes, as event
-/// `operation:output`, and printed here too. A line that is not finished, of a
-/// progress bar or a prompt, is published as it stands, five times a second at
-/// most, with `partial: true` and the number that it will have; those are never
+/// Each line that the command prints is published at once, with the event
+/// `operation:output`, and printed here too. An unfinished line, such as a
+/// progress bar or a prompt, is published in its present state, at most five times
+/// a second, with `partial: true` and the number of the finished line; it is never
 /// kept. An interrupt sends SIGINT to the command and all its children, then
-/// SIGTERM, then SIGKILL, until none is left; when the command itself has gone,
-/// what it left behind gets SIGTERM at once. Ctrl-C and SIGTERM do the same, and
-/// the next step when they come again half a second later or more.
+/// SIGTERM, then SIGKILL, until no process is left; once the command itself has
+/// exited, its remaining children get SIGTERM at once. Ctrl-C and SIGTERM do the
+/// same; a second one, at least half a second later, starts the next step.
 ///
-/// The command runs whether wshubd is there or not. It waits for an answer for
-/// 1 s at most, and not where nobody listens; only a refusal in that time keeps
-/// it from running. While wshubd is away 1 MiB of its output waits; the next
-/// line after a loss says in `lost` how many lines went before it. When wshubd
-/// comes, or is back, it has the operation and can stop it. With --need-hub the
-/// command does not begin without it.
+/// The command runs with or without wshubd. It waits at most 1 s for an answer of
+/// wshubd, and not at all if no wshubd is running; only a refusal in that time
+/// prevents the start. While wshubd is not connected, up to 1 MiB of output waits;
+/// the next line after a loss has the number of lost lines in `lost`. As soon as
+/// wshubd is connected, it has the operation and can stop it. With --need-hub the
+/// command does not start without wshubd.
 ///
-/// The command gets a session of its own. What it leaves running in it when it
-/// exits unasked is given --term-after to finish; what has gone into another one
-/// (setsid), as daemons do, is left alone. A reader of its output that goes, such
-/// as head, does not end it. Ctrl-Z does not suspend it: nobody could
-/// stop it then. Below nohup it outlives the terminal; as a background job of a
-/// script it does not hear Ctrl-C.
+/// The command gets a session of its own. Processes that it leaves in this session
+/// when it exits by itself have --term-after to finish; processes in another
+/// session (setsid), such as daemons, are not stopped. The command goes on if the
+/// reader of its output, such as head, exits. Ctrl-Z does not suspend the command,
+/// because it could not be stopped then. With nohup it outlives the terminal; as a
+/// background job of a script it does not receive Ctrl-C.
 #[derive(clap::Args, Debug)]
 #[command(
     override_usage = "wshubctl run [OPTIONS] CHANNEL -- COMMAND...",
     after_help = "Example:\n  wshubctl run --user alice --label 'nightly build' logs -- make all"
 )]
 pub(crate) struct RunArgs {
-    /// The operation's id [default: run- and something that nobody guesses]
+    /// The id of the operation [default: run- and random characters]
     #[arg(long, value_name = "ID")]
     operation: Option<String>,
-    /// The user for whom it runs, who may stop it
+    /// The user of the operation, who may stop it
     #[arg(long)]
     user: Option<String>,
-    /// What people call it [default: the name of the command, or of the script that it runs]
+    /// The label of the operation [default: the name of the command, or of the script that it runs]
     #[arg(long, value_name = "TEXT")]
     label: Option<String>,
-    /// Stop it by itself after so long, as in 1h
+    /// Stop the command after this time, as in 1h
     #[arg(long, value_parser = parse_duration)]
     deadline: Option<Duration>,
-    /// Give its output a terminal, for programs that hold it back in a pipe
+    /// Connect the output to a terminal, for programs that buffer it in a pipe
     #[arg(long)]
     pty: bool,
-    /// From SIGINT to SIGTERM
+    /// Time from SIGINT to SIGTERM
     #[arg(long, value_name = "WAIT", default_value = "5s", value_parser = parse_duration)]
     term_after: Duration,
-    /// From SIGTERM to SIGKILL
+    /// Time from SIGTERM to SIGKILL
     #[arg(long, value_name = "WAIT", default_value = "5s", value_parser = parse_duration)]
     kill_after: Duration,
-    /// How long to wait at its end for a wshubd that is away, to tell it the rest
-    /// [default: 10s, or 1s where none was ever there]
+    /// How long to wait at the end for a wshubd that is not connected, to send it the rest
+    /// [default: 10s, or 1s if none was ever connected]
     #[arg(long, value_name = "WAIT", value_parser = parse_duration)]
     linger: Option<Duration>,
-    /// Do not run the command unless wshubd takes it, within so long; with WAIT, one that is not
-    /// there yet is waited for [default: 10s]
+    /// Do not run the command unless wshubd accepts it within this time; with WAIT, also wait for
+    /// a wshubd that is not running yet [default: 10s]
     #[arg(
         long, value_name = "WAIT", num_args = 0..=1, require_equals = true, value_parser = parse_duration
     )]
     need_hub: Option<Option<Duration>>,
-    /// Do not say how to stop it
+    /// Do not print how to stop the operation
     #[arg(short, long)]
     quiet: bool,
-    /// Where its output goes
+    /// The channel of the operation and its output
     #[arg(value_name = "CHANNEL")]
     channel: String,
     /// The command and its arguments

@@ -232,7 +232,7 @@ impl Supervisor {
             let minimum = Timer::after(MINIMUM_WAIT);
             self.signals.wait_for_stop().await;
             minimum.await;
-            EndDelivery::Failed("nobody waited for it".to_owned())
+            EndDelivery::Failed("a signal ended the wait".to_owned())
         };
         match future::or(end, future::or(late, impatient)).await {
             EndDelivery::Failed(_) if self.has_hub && presence.get() == HubPresence::NeverSeen => {
