@@ -27,7 +27,7 @@ pub(crate) const NOTHING: &str = "/nowhere/wshubd";
 
 pub(crate) const DELAY: Duration = Duration::from_secs(1);
 
-pub(crate) struct StoreBench {
+pub(crate) struct StoreHarness {
     pub(crate) directory: TestDirectory,
     pub(crate) options: StoreOptions,
     pub(crate) store: Store,
@@ -43,7 +43,7 @@ pub(crate) fn log(name: &str) -> LogKey {
     LogKey::Channel(serde_json::from_value(name.into()).unwrap())
 }
 
-impl StoreBench {
+impl StoreHarness {
     pub(crate) fn new(bytes: u64) -> Self {
         let directory = TestDirectory::new();
         let options = StoreOptions {
@@ -57,11 +57,11 @@ impl StoreBench {
         };
         let now = Now { moment: Moment(1_000_000), wall: UnixTime(1_795_000_000_000) };
         let (store, hub) = (Store::on_disk(options.clone(), now), Hub::new(Settings::default(), 1));
-        let mut bench =
+        let mut harness =
             Self { directory, options, store, now, inputs: VecDeque::new(), hub, seen: RefCell::default() };
-        bench.program(PROGRAM);
-        bench.load();
-        bench
+        harness.program(PROGRAM);
+        harness.load();
+        harness
     }
 
     /// What owns the disk from the next start on.

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// A frame in a few words: the fields that tests compare.
-pub(crate) fn brief(frame: &Value) -> String {
+pub(crate) fn summary(frame: &Value) -> String {
     let kind = frame["type"].as_str().unwrap_or_default();
     let fields: &[&str] = match kind {
         "message" => &["event", "data", "replayed"],

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use wshubd::hub::settings::WriteThrough as When;
 use wshubd::hub::{Effect, EntryMeta, Input, LogKey, StoreEvent};
 
-use super::Bench;
+use super::Harness;
 
 /// One message, by its log and position.
 type Place = (LogKey, u64);
@@ -84,7 +84,7 @@ impl Disk {
     }
 }
 
-impl Bench {
+impl Harness {
     pub(super) fn write_now(&mut self, effect: &Effect) {
         let Effect::SyncNow { log, seq } = effect else { return };
         let place = (log.clone(), *seq);
@@ -173,7 +173,7 @@ impl Bench {
     /// And is back.
     pub(crate) fn disk_works(&mut self) {
         (self.disk.failed, self.disk.unreadable) = (false, false);
-        self.tell_found();
+        self.report_recovered_logs();
         self.handle(Input::Store(StoreEvent::Recovered));
     }
 
@@ -185,7 +185,7 @@ impl Bench {
     }
 
     /// The first report of a failed disk to another process.
-    pub(super) fn disk_tells(&mut self) {
+    pub(super) fn report_failed_disk(&mut self) {
         if self.disk.failed {
             self.handle(Input::Store(StoreEvent::Failed));
         }
