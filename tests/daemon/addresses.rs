@@ -17,7 +17,7 @@ fn listens_at(addresses: &[String]) -> String {
     format!("[listen]\nhttp = {http}\n{store}")
 }
 
-/// What somebody on this machine sees without a secret who connects to `to`; 0 where nobody
+/// What a process of this machine sees without a secret at `to`; 0 where nobody
 /// listens.
 fn public_stats(to: IpAddr, port: u16) -> u16 {
     let to = SocketAddr::new(to, port);

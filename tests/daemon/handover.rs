@@ -282,7 +282,7 @@ fn a_configuration_the_next_process_refuses_keeps_this_one() {
 }
 
 /// A daemon that finds a state which it cannot read, and the sockets of two links; up to
-/// the line in which it says `until`.
+/// the line with `until`.
 fn started_with(
     state: &[u8],
     variables: &[(&str, &str)],
@@ -405,7 +405,7 @@ fn free_port() -> u16 {
     ports.find(|port| std::net::TcpListener::bind(("0.0.0.0", *port)).is_ok()).unwrap()
 }
 
-/// What somebody finds who comes now: the epoch of the history, its last position, and
+/// The state that a new client finds: the epoch of the history, its last position, and
 /// all that it holds; and what waits in the inbox.
 fn found(daemon: &Daemon) -> (Value, Value, Vec<Value>, Value) {
     let mut ada = daemon.client_at(&format!("/ws?inbox=ack&token={}", daemon.token("ada")));

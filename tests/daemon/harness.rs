@@ -1,4 +1,4 @@
-//! One daemon in a directory of its own, and peers that talk to it.
+//! One daemon in a directory of its own, and its peers.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -162,8 +162,7 @@ impl Daemon {
         Self::in_place(directory, started)
     }
 
-    /// Starts with a file alone, which says where it listens and may say something else
-    /// later.
+    /// Starts with a file alone, which sets its addresses and may change later.
     pub(crate) fn by_file(text: &str) -> Self {
         let directory = directory();
         std::fs::write(directory.join("wshubd.toml"), text).unwrap();
@@ -346,7 +345,7 @@ impl Daemon {
         assert!(is_reached, "{} descriptors are open", self.descriptors());
     }
 
-    /// Nobody reads what it logs from now on.
+    /// Closes the reading end of its log.
     pub(crate) fn close_log(&mut self) {
         self.log = None;
     }
@@ -412,7 +411,7 @@ impl Client {
             match self.socket.read().expect("a frame") {
                 Message::Text(text) => return serde_json::from_str(&text).unwrap(),
                 Message::Ping(_) | Message::Pong(_) => {}
-                other => panic!("heard {other:?}"),
+                other => panic!("received {other:?}"),
             }
         }
     }
@@ -472,7 +471,7 @@ impl Worker {
         self.lines.get_ref().try_clone().unwrap()
     }
 
-    /// Says no more; what comes until the daemon hangs up.
+    /// Closes its sending direction; what comes until the daemon hangs up.
     pub(crate) fn finish(mut self) -> String {
         self.lines.get_mut().shutdown(std::net::Shutdown::Write).unwrap();
         let mut rest = String::new();

@@ -20,8 +20,8 @@ fn refusal(daemon: &Daemon, path: &str) -> (u16, bool) {
     }
 }
 
-/// Says part of a frame of 256 KiB, and no more.
-fn say_half(client: &mut Client, bytes: usize) {
+/// Sends part of a frame of 256 KiB, and no more.
+fn send_half(client: &mut Client, bytes: usize) {
     let mut half = vec![0x81, 0xff, 0, 0, 0, 0, 0, 4, 0, 0, 1, 2, 3, 4];
     half.resize(bytes, b'x');
     client.socket.get_mut().write_all(&half).unwrap();
@@ -97,7 +97,7 @@ fn memory_pressure_stops_newcomers_and_whispers_first() {
         if number(&before, "memory_level") >= level {
             break;
         }
-        say_half(waiting.next().expect("enough of them"), 100 << 10);
+        send_half(waiting.next().expect("enough of them"), 100 << 10);
         let more = number(&before, "memory_bytes") + (100 << 10);
         wait_for(worker, |stats| {
             number(stats, "memory_level") >= level || number(stats, "memory_bytes") >= more
@@ -313,9 +313,9 @@ fn an_unauthenticated_connection_may_send_little() {
     let daemon = Daemon::start();
     let (mut ada, mut stranger) = (daemon.client("ada"), daemon.client_at("/ws"));
     stranger.expect_type("auth_required");
-    say_half(&mut stranger, 100 << 10);
+    send_half(&mut stranger, 100 << 10);
     assert_eq!(stranger.closed_with(), 1009);
-    say_half(&mut ada, 100 << 10);
+    send_half(&mut ada, 100 << 10);
     let after = wait_for(&mut daemon.worker(), |stats| number(stats, "memory_bytes") > 100 << 10);
     assert_eq!((&after["closed_malformed"], &after["total_connections"]), (&json!(1), &json!(1)));
 }

@@ -1,5 +1,5 @@
 //! For each reason a refusal: the answer to the peer, the counter, and the line in the log
-//! that tells an administrator why somebody cannot connect.
+//! that gives an administrator the reason why a peer cannot connect.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -290,7 +290,7 @@ fn an_unknown_request_is_answered_with_what_is_expected() {
     let full =
         case("overloaded", 503, "overloaded", "\r\nretry-after: 5", "taken", &["`[limits] connections`"]);
     refuses(&[("WSHUBD_LIMITS__CONNECTIONS", "1")], &full, |daemon| {
-        // Says who it is, and gives no way.
+        // An authenticated client is not evicted.
         let client = daemon.client_at(&format!("/ws?token={}", daemon.token("ada")));
         std::mem::forget(client);
         upgrade("/ws", "")

@@ -116,7 +116,7 @@ fn wait_for_line(errors: &mut impl BufRead, what: &str) {
 }
 
 /// A command that prints while the daemon is ended and started again; then
-/// somebody presses Stop.
+/// a user presses Stop.
 fn outlived(end: impl FnOnce(&mut Daemon)) {
     let mut daemon = Daemon::start();
     let mut ada = daemon.client("ada");

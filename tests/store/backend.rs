@@ -1,18 +1,15 @@
-//! What the daemon writes to the disk and when, and what it tells of it.
+//! What the daemon writes to the disk and when, and what it reports of it.
 
 use std::time::Duration;
 
 use wshubd::hub::StoreEvent;
 use wshubd::hub::settings::WriteThrough;
 
-use crate::harness::{DELAY, NOTHING, PROGRAM, StoreHarness, log, stored};
-
-const MIB: u64 = 1 << 20;
-const SECOND: Duration = Duration::from_secs(1);
+use crate::harness::{DELAY, MIB, NOTHING, PROGRAM, SECOND, StoreHarness, log, stored};
 
 #[test]
 fn message_delivered_in_time_never_touches_the_disk() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     harness.keep(&orders, 1, WriteThrough::Behind, "brief");
     harness.later(DELAY - SECOND / 10);
@@ -28,7 +25,7 @@ fn message_delivered_in_time_never_touches_the_disk() {
 
 #[test]
 fn forgetting_is_written_a_little_later_and_then_nothing_more() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     harness.keep(&orders, 1, WriteThrough::Behind, "brief");
     harness.later(DELAY);
@@ -40,13 +37,12 @@ fn forgetting_is_written_a_little_later_and_then_nothing_more() {
     assert_eq!(harness.deadline(), Some(30 * SECOND), "the process ends when it was idle");
     harness.later(30 * SECOND);
     harness.later(SECOND);
-    harness.crash();
-    assert_eq!(harness.load(), []);
+    assert_eq!(harness.reload(), []);
 }
 
 #[test]
 fn stream_of_forgetting_is_not_a_stream_of_commits() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     for seq in 1..=10 {
         harness.keep(&orders, seq, WriteThrough::Now, "one of many");
@@ -54,7 +50,7 @@ fn stream_of_forgetting_is_not_a_stream_of_commits() {
     harness.settle();
     harness.forget(&orders, 1, 1);
     harness.advance(5 * SECOND);
-    harness.act(wshubd::edge::store::Store::tick);
+    harness.tick();
     // While that is being written, another goes.
     harness.forget(&orders, 2, 2);
     harness.settle();
@@ -63,7 +59,7 @@ fn stream_of_forgetting_is_not_a_stream_of_commits() {
 
 #[test]
 fn promised_message_is_written_though_it_was_forgotten() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     harness.keep(&orders, 1, WriteThrough::Now, "brief");
     harness.forget(&orders, 1, 1);
@@ -71,13 +67,12 @@ fn promised_message_is_written_though_it_was_forgotten() {
     assert_eq!(harness.events(), [stored(&orders, 1, 1)]);
     assert_eq!(harness.read(&orders, 10, 1000), []);
     harness.later(5 * SECOND);
-    harness.crash();
-    assert_eq!(harness.load(), []);
+    assert_eq!(harness.reload(), []);
 }
 
 #[test]
 fn commit_without_a_response_fails_once_and_is_made_again() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     harness.keep(&orders, 1, WriteThrough::Now, "first");
     harness.keep(&orders, 2, WriteThrough::Behind, "second");
@@ -93,7 +88,7 @@ fn commit_without_a_response_fails_once_and_is_made_again() {
 #[test]
 fn forgotten_message_of_an_unanswered_commit_stays_forgotten() {
     for others in [0, 1] {
-        let mut harness = StoreHarness::new(64 * MIB);
+        let mut harness = StoreHarness::new();
         let orders = log("orders");
         for seq in 1..=others {
             harness.keep(&orders, seq, WriteThrough::Now, "another");
@@ -105,19 +100,17 @@ fn forgotten_message_of_an_unanswered_commit_stays_forgotten() {
         harness.forget(&orders, 5, 5);
         harness.later(2 * SECOND);
         harness.later(6 * SECOND);
-        harness.crash();
-        let found: Vec<u64> =
-            harness.load().iter().flat_map(|found| found.kept.iter().map(|kept| kept.seq)).collect();
+        let found = harness.seqs_after_crash();
         assert_eq!(found, (1..=others).collect::<Vec<_>>());
     }
 }
 
 #[test]
 fn failing_disk_is_tried_less_and_less_often() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     harness.program(NOTHING);
     harness.crash();
-    harness.act(wshubd::edge::store::Store::tick);
+    harness.tick();
     let mut pauses = Vec::new();
     for _ in 0..12 {
         let pause = harness.deadline().unwrap();
@@ -133,42 +126,37 @@ fn failing_disk_is_tried_less_and_less_often() {
 
 #[test]
 fn end_of_an_idle_process_is_no_failure() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
-    harness.keep(&orders, 1, WriteThrough::Now, "first");
-    harness.settle();
+    harness.write(&orders, 1, "first");
     harness.kill();
     harness.receive();
-    harness.keep(&orders, 2, WriteThrough::Now, "second");
-    harness.settle();
+    harness.write(&orders, 2, "second");
     assert_eq!(harness.events(), [stored(&orders, 1, 1), stored(&orders, 2, 2)]);
 }
 
 #[test]
 fn end_of_a_reading_process_costs_no_page() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
-    harness.keep(&orders, 1, WriteThrough::Now, "first");
-    harness.settle();
+    harness.write(&orders, 1, "first");
     harness.events();
     // It cannot have answered before its end.
     harness.signal(rustix::process::Signal::STOP);
     harness.fetch(&orders, 0, 10, 1 << 20);
-    harness.act(wshubd::edge::store::Store::tick);
+    harness.tick();
     harness.kill();
     let page = harness.page().unwrap();
     assert_eq!(page.iter().map(|message| crate::harness::text(message)).collect::<Vec<_>>(), ["first"]);
-    harness.keep(&orders, 2, WriteThrough::Now, "second");
-    harness.settle();
+    harness.write(&orders, 2, "second");
     assert!(harness.events().iter().all(|fact| *fact == stored(&orders, 2, 2)));
 }
 
 #[test]
 fn page_that_cannot_be_read_is_answered_in_the_end() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
-    harness.keep(&orders, 1, WriteThrough::Now, "first");
-    harness.settle();
+    harness.write(&orders, 1, "first");
     harness.events();
     harness.kill();
     harness.receive();
@@ -183,16 +171,14 @@ fn page_that_cannot_be_read_is_answered_in_the_end() {
 
 #[test]
 fn end_of_a_starting_process_costs_no_page() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
-    harness.keep(&orders, 1, WriteThrough::Now, "first");
-    harness.settle();
-    harness.later(30 * SECOND);
-    harness.wait_for_process_end();
+    harness.write(&orders, 1, "first");
+    harness.end_idle_process();
     harness.events();
     harness.program("/bin/false");
     harness.fetch(&orders, 0, 10, 1 << 20);
-    harness.act(wshubd::edge::store::Store::tick);
+    harness.tick();
     harness.receive();
     harness.receive();
     harness.program(PROGRAM);
@@ -203,19 +189,17 @@ fn end_of_a_starting_process_costs_no_page() {
 
 #[test]
 fn memory_only_messages_make_nothing_be_written_early() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     harness.options.memory = 10_000;
-    harness.crash();
-    harness.load();
-    harness.later(30 * SECOND);
-    harness.wait_for_process_end();
+    harness.reload();
+    harness.end_idle_process();
     harness.later(SECOND);
     let text = "x".repeat(1000);
     for seq in 1..=20 {
         harness.keep(&log("in memory"), seq, WriteThrough::Never, &text);
     }
     harness.keep(&log("orders"), 1, WriteThrough::Behind, "may wait");
-    harness.act(wshubd::edge::store::Store::tick);
+    harness.tick();
     assert_eq!(harness.deadline(), Some(DELAY));
     // What goes there is written, where that is too much to hold.
     for seq in 2..=20 {
@@ -226,7 +210,7 @@ fn memory_only_messages_make_nothing_be_written_early() {
 
 #[test]
 fn very_many_empty_logs_take_several_commits() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let name = |number: usize| log(&format!("user:{number}"));
     for number in 0..1200 {
         harness.keep(&name(number), 1, WriteThrough::Behind, "one");
@@ -238,7 +222,7 @@ fn very_many_empty_logs_take_several_commits() {
     }
     harness.advance(5 * SECOND);
     let mut commits = 0;
-    harness.act(wshubd::edge::store::Store::tick);
+    harness.tick();
     // Each answer makes room for the next order, until none is under way.
     while harness.deadline() == Some(10 * SECOND) {
         harness.receive();
@@ -246,17 +230,14 @@ fn very_many_empty_logs_take_several_commits() {
     }
     assert!(commits >= 3, "{commits} for 1,200 logs");
     harness.settle();
-    harness.crash();
-    let found = harness.load();
+    let found = harness.reload();
     assert_eq!(found.iter().map(|found| &found.log).collect::<Vec<_>>(), [&log("stays")]);
 }
 
 #[test]
 fn unanswered_commit_counts_against_the_budget() {
-    let mut harness = StoreHarness::new(64 * MIB);
-    harness.options.flash_budget = Some(64 << 20);
-    harness.crash();
-    harness.load();
+    let mut harness = StoreHarness::new();
+    harness.set_flash_budget(64 << 20);
     // What a socket takes at once, for only a whole order is carried out.
     let text = "x".repeat(50_000);
     harness.keep(&log("orders"), 1, WriteThrough::Behind, &text);
@@ -269,13 +250,12 @@ fn unanswered_commit_counts_against_the_budget() {
 
 #[test]
 fn messages_unreadable_at_the_start_are_found_later() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
-    harness.keep(&orders, 1, WriteThrough::Now, "first");
-    harness.settle();
+    harness.write(&orders, 1, "first");
     harness.program(NOTHING);
     harness.crash();
-    harness.act(wshubd::edge::store::Store::tick);
+    harness.tick();
     while !harness.store.is_open() {
         let pause = harness.deadline().unwrap();
         harness.later(pause);
@@ -293,7 +273,7 @@ fn messages_unreadable_at_the_start_are_found_later() {
 
 #[test]
 fn page_keeps_its_order_across_memory_and_disk() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     for seq in 1..=12_u64 {
         let disk = if seq.is_multiple_of(4) { WriteThrough::Stop } else { WriteThrough::Now };
@@ -310,7 +290,7 @@ fn page_keeps_its_order_across_memory_and_disk() {
 
 #[test]
 fn page_is_what_is_there_when_it_is_read() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     for (seq, disk) in
         [(3, WriteThrough::Now), (5, WriteThrough::Stop), (6, WriteThrough::Now), (11, WriteThrough::Stop)]
@@ -325,7 +305,7 @@ fn page_is_what_is_there_when_it_is_read() {
     assert_eq!(seqs, [5], "what is on the disk between what is in memory is not left out");
     // And while it is being read.
     harness.fetch(&orders, 5, 10, 1 << 20);
-    harness.act(wshubd::edge::store::Store::tick);
+    harness.tick();
     harness.forget(&orders, 6, 6);
     let page = harness.page().unwrap();
     assert_eq!(page.iter().map(|message| message.seq.unwrap()).collect::<Vec<_>>(), [11]);
@@ -333,15 +313,14 @@ fn page_is_what_is_there_when_it_is_read() {
 
 #[test]
 fn full_disk_can_still_be_read_and_so_be_emptied() {
-    let mut harness = StoreHarness::new(2 * MIB);
+    let mut harness = StoreHarness::with_capacity(2 * MIB);
     let orders = log("orders");
     let text = "x".repeat(8000);
     let mut last = 0;
     while harness.store.failure().is_none() {
         last += 1;
         assert!(last < 1000, "there is no limit");
-        harness.keep(&orders, last, WriteThrough::Now, &text);
-        harness.settle();
+        harness.write(&orders, last, &text);
         assert!(harness.used() <= 2 * MIB, "{} bytes with {last} messages", harness.used());
     }
     assert!(last > 60, "only {last} fit");
@@ -359,7 +338,7 @@ fn full_disk_can_still_be_read_and_so_be_emptied() {
 #[test]
 fn full_generations_are_not_written_again_and_again() {
     // Of small messages the engine takes several times what they count.
-    let mut harness = StoreHarness::new(16 * MIB);
+    let mut harness = StoreHarness::with_capacity(16 * MIB);
     let orders = log("orders");
     for seq in 1..=5000_u64 {
         harness.keep(&orders, seq, WriteThrough::Behind, "");
@@ -378,7 +357,7 @@ fn full_generations_are_not_written_again_and_again() {
 
 #[test]
 fn after_churn_the_disk_shrinks_and_keeps_what_is_live() {
-    let mut harness = StoreHarness::new(4 * MIB);
+    let mut harness = StoreHarness::with_capacity(4 * MIB);
     let (rare, busy) = (log("rare"), log("busy"));
     let text = "x".repeat(5000);
     for seq in 1..=600_u64 {
@@ -396,14 +375,13 @@ fn after_churn_the_disk_shrinks_and_keeps_what_is_live() {
     assert!(harness.used() < 4 * MIB / 3, "{}", harness.used());
     let kept: Vec<_> = (1..=6).map(|seq| (seq, "kept".to_owned())).collect();
     assert_eq!(harness.read(&rare, 100, 1 << 20), kept);
-    harness.crash();
-    harness.load();
+    harness.reload();
     assert_eq!(harness.read(&rare, 100, 1 << 20), kept);
 }
 
 #[test]
 fn log_that_begins_anew_is_not_taken_for_the_old_one() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     for seq in 1..=5 {
         harness.keep(&orders, seq, WriteThrough::Now, "before");
@@ -417,79 +395,72 @@ fn log_that_begins_anew_is_not_taken_for_the_old_one() {
         harness.keep(&orders, seq, WriteThrough::Now, "after");
     }
     harness.settle();
-    harness.crash();
-    harness.load();
+    harness.reload();
     let after: Vec<_> = (1..=4).map(|seq| (seq, "after".to_owned())).collect();
     assert_eq!(harness.read(&orders, 10, 1 << 20), after);
 }
 
 #[test]
 fn seq_reused_during_a_commit_is_another_message() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     harness.keep(&orders, 1, WriteThrough::Now, "before");
-    harness.act(wshubd::edge::store::Store::tick);
+    harness.tick();
     harness.forget(&orders, 1, 1);
     harness.keep(&orders, 1, WriteThrough::Behind, "after");
     harness.settle();
     let after = [(1, "after".to_owned())];
     assert_eq!(harness.read(&orders, 10, 1 << 20), after);
     harness.later(DELAY);
-    harness.crash();
-    harness.load();
+    harness.reload();
     assert_eq!(harness.read(&orders, 10, 1 << 20), after);
 }
 
 #[test]
 fn older_message_written_later_brings_nothing_back() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     harness.keep(&orders, 2, WriteThrough::Stop, "second");
     harness.keep(&orders, 3, WriteThrough::Now, "third");
-    harness.keep(&orders, 7, WriteThrough::Now, "seventh");
-    harness.settle();
+    harness.write(&orders, 7, "seventh");
     harness.forget(&orders, 3, 3);
     harness.later(6 * SECOND);
     harness.stop();
-    harness.crash();
-    harness.load();
+    harness.reload();
     let kept = [(2, "second".to_owned()), (7, "seventh".to_owned())];
     assert_eq!(harness.read(&orders, 10, 1 << 20), kept);
 }
 
 #[test]
 fn clean_stop_writes_all_even_if_the_process_dies() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
-    harness.keep(&orders, 1, WriteThrough::Now, "now");
-    harness.settle();
+    harness.write(&orders, 1, "now");
     harness.keep(&orders, 2, WriteThrough::Behind, "behind");
     harness.keep(&orders, 3, WriteThrough::Stop, "stop");
     harness.keep(&orders, 4, WriteThrough::Never, "never");
     harness.store.finish();
     harness.kill();
-    harness.act(wshubd::edge::store::Store::tick);
+    harness.tick();
     while !harness.store.is_finished() {
         harness.receive_or_pass();
     }
     assert_eq!(harness.store.failure(), None);
-    harness.crash();
-    harness.load();
+    harness.reload();
     let read = harness.read(&orders, 10, 1 << 20);
     assert_eq!(read.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), [1, 2, 3]);
 }
 
 #[test]
 fn stop_with_an_unusable_disk_ends_in_time() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     harness.keep(&orders, 1, WriteThrough::Stop, "stop");
     harness.program(NOTHING);
-    harness.later(31 * SECOND);
-    harness.wait_for_process_end();
+    harness.end_idle_process();
     harness.store.finish();
     let before = harness.now.moment;
-    harness.act(wshubd::edge::store::Store::tick);
+    harness.tick();
     while !harness.store.is_finished() {
         harness.receive_or_pass();
     }
@@ -499,7 +470,7 @@ fn stop_with_an_unusable_disk_ends_in_time() {
 
 #[test]
 fn stop_with_nothing_to_write_starts_no_process() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     harness.later(31 * SECOND);
     harness.program(NOTHING);
     harness.stop();
@@ -508,14 +479,13 @@ fn stop_with_nothing_to_write_starts_no_process() {
 
 #[test]
 fn process_that_hangs_is_ended_and_another_goes_on() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
-    harness.keep(&orders, 1, WriteThrough::Now, "first");
-    harness.settle();
+    harness.write(&orders, 1, "first");
     harness.events();
     harness.signal(rustix::process::Signal::STOP);
     harness.keep(&orders, 2, WriteThrough::Now, "second");
-    harness.act(wshubd::edge::store::Store::tick);
+    harness.tick();
     assert_eq!(harness.deadline(), Some(10 * SECOND));
     harness.later(10 * SECOND);
     let vain = StoreEvent::NotStored { log: orders.clone(), seq: 2 };
@@ -526,7 +496,7 @@ fn process_that_hangs_is_ended_and_another_goes_on() {
 
 #[test]
 fn commit_larger_than_the_socket_arrives_whole() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     let text = |seq: u64| format!("{seq} {}", "x".repeat(100_000));
     for seq in 1..=12 {
@@ -535,40 +505,34 @@ fn commit_larger_than_the_socket_arrives_whole() {
     harness.settle();
     let events = harness.events();
     assert_eq!((events.first(), events.len()), (Some(&stored(&orders, 1, 6)), 2), "two commits: {events:?}");
-    harness.crash();
-    harness.load();
+    harness.reload();
     let all: Vec<_> = (1..=12).map(|seq| (seq, text(seq))).collect();
     assert!(harness.read(&orders, 5, 1 << 20) == all);
 }
 
 #[test]
 fn spent_budget_writes_only_promises_even_after_a_restart() {
-    let mut harness = StoreHarness::new(64 * MIB);
-    harness.options.flash_budget = Some(64 << 10);
-    harness.crash();
-    harness.load();
+    let mut harness = StoreHarness::new();
+    harness.set_flash_budget(64 << 10);
     let orders = log("orders");
     let text = "x".repeat(10_000);
     for seq in 1..=20 {
-        harness.keep(&orders, seq, WriteThrough::Now, &text);
-        harness.settle();
+        harness.write(&orders, seq, &text);
     }
     for _ in 0..2 {
         harness.events();
         harness.keep(&orders, 31, WriteThrough::Behind, "may wait");
         harness.later(600 * SECOND);
         assert_eq!(harness.events(), []);
-        harness.keep(&orders, 32, WriteThrough::Now, "may not");
-        harness.settle();
+        harness.write(&orders, 32, "may not");
         assert_eq!(harness.events(), [stored(&orders, 32, 32)]);
-        harness.crash();
-        harness.load();
+        harness.reload();
     }
 }
 
 #[test]
 fn notice_is_read_wherever_its_messages_lie() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     for seq in 1..=3 {
         harness.keep(&orders, seq, WriteThrough::Now, "on the disk");
@@ -584,7 +548,7 @@ fn notice_is_read_wherever_its_messages_lie() {
 
 #[test]
 fn hanging_disk_queues_a_bounded_number_of_notices() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     for seq in 1..=5000 {
         harness.keep(&orders, seq, WriteThrough::Behind, "unheard");
@@ -603,7 +567,7 @@ fn hanging_disk_queues_a_bounded_number_of_notices() {
 
 #[test]
 fn notice_comes_in_parts_where_its_messages_lie_in_parts() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     for seq in [1, 2, 4] {
         harness.keep(&orders, seq, WriteThrough::Now, "on the disk");
@@ -619,10 +583,9 @@ fn notice_comes_in_parts_where_its_messages_lie_in_parts() {
 
 #[test]
 fn disk_that_works_for_a_moment_has_not_recovered() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
-    harness.keep(&orders, 1, WriteThrough::Now, "first");
-    harness.settle();
+    harness.write(&orders, 1, "first");
     let mut pauses = Vec::new();
     for seq in [2, 4] {
         harness.program(NOTHING);
@@ -631,7 +594,7 @@ fn disk_that_works_for_a_moment_has_not_recovered() {
         // Who has ended is looked after as well, and would be the next to be due.
         harness.wait_for_process_end();
         harness.keep(&orders, seq, WriteThrough::Now, "while it fails");
-        harness.act(wshubd::edge::store::Store::tick);
+        harness.tick();
         let pause = harness.deadline().unwrap();
         pauses.push(pause.as_millis());
         harness.program(PROGRAM);

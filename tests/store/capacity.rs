@@ -2,13 +2,10 @@
 
 use std::collections::VecDeque;
 
-use wshubd::edge::store::Store;
 use wshubd::hub::settings::WriteThrough;
 use wshubd::hub::{Input, LogKey, StoreEvent};
 
-use crate::harness::{DELAY, StoreHarness, log};
-
-const MIB: u64 = 1 << 20;
+use crate::harness::{DELAY, MIB, StoreHarness, log};
 
 /// What a hub does that keeps as much as it may: the oldest gives way.
 struct CapacityBench {
@@ -26,7 +23,7 @@ struct CapacityBench {
 impl CapacityBench {
     fn new(cap: u64) -> Self {
         let (kept, limit) = (VecDeque::new(), cap / 2);
-        Self { harness: StoreHarness::new(cap), cap, limit, kept, sum: 0, last: 0, evicted: 0 }
+        Self { harness: StoreHarness::with_capacity(cap), cap, limit, kept, sum: 0, last: 0, evicted: 0 }
     }
 
     fn keep(&mut self, log: &LogKey, bytes: usize, disk: WriteThrough) {
@@ -50,7 +47,7 @@ impl CapacityBench {
         }
     }
 
-    /// Hears what the store has told, and waits until it is well with it.
+    /// Takes the events of the store, and waits until it works.
     fn follow(&mut self) {
         loop {
             let events: Vec<Input> = self.harness.inputs.drain(..).collect();
@@ -64,7 +61,7 @@ impl CapacityBench {
                 }
             }
             self.fit();
-            self.harness.act(Store::tick);
+            self.harness.tick();
             assert_eq!(self.harness.store.failure(), None);
             if self.harness.store.is_finished() && self.harness.inputs.is_empty() {
                 break;

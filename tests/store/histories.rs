@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use wshubd::edge::store::Store;
 use wshubd::hub::settings::WriteThrough;
 use wshubd::hub::{Input, LogKey, StoreEvent};
 
@@ -34,7 +33,7 @@ struct Known {
 struct Account {
     live: BTreeMap<u64, Known>,
     last: u64,
-    /// Forgotten, and not told to the disk for certain: it may come back.
+    /// Forgotten, which the disk may not have been ordered: it may come back.
     fading: BTreeMap<u64, Vec<String>>,
 }
 
@@ -48,7 +47,7 @@ struct History {
 impl History {
     fn new(seed: u64) -> Self {
         let logs = ["a", "b", "c", "d"].into_iter().map(|name| (log(name), Account::default())).collect();
-        Self { harness: StoreHarness::new(CAP), dice: Dice(seed), logs, written: 0 }
+        Self { harness: StoreHarness::with_capacity(CAP), dice: Dice(seed), logs, written: 0 }
     }
 
     fn step(&mut self) {
@@ -78,7 +77,7 @@ impl History {
         account.live.insert(account.last, Known { text, disk, is_stored: false });
         // Half of them is written while more comes.
         if self.dice.below(2) == 0 {
-            self.harness.act(Store::tick);
+            self.harness.tick();
         }
     }
 
@@ -117,7 +116,7 @@ impl History {
         }
     }
 
-    /// The process dies after a commit, and before it says so.
+    /// The process dies after a commit, and before its response.
     fn commit_unanswered(&mut self) {
         self.harness.settle();
         self.harness.advance(DELAY);
@@ -144,7 +143,7 @@ impl History {
             0 => self.harness.settle(),
             1 => {
                 self.harness.advance(DELAY);
-                self.harness.act(Store::tick);
+                self.harness.tick();
             }
             _ => {}
         }

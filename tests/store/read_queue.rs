@@ -1,15 +1,9 @@
 //! Reading old generations back: what it costs, and who is next.
 
-use std::time::Duration;
-
-use wshubd::edge::store::Store;
 use wshubd::hub::LogKey;
 use wshubd::hub::settings::WriteThrough;
 
-use crate::harness::{StoreHarness, log};
-
-const MIB: u64 = 1 << 20;
-const SECOND: Duration = Duration::from_secs(1);
+use crate::harness::{MIB, SECOND, StoreHarness, log};
 
 /// A message of each log in each of several generations: in the nth, the nth.
 fn spread(harness: &mut StoreHarness, logs: &[LogKey], generations: u64) {
@@ -25,7 +19,7 @@ fn spread(harness: &mut StoreHarness, logs: &[LogKey], generations: u64) {
 
 #[test]
 fn generation_that_is_only_read_stays_as_it_is() {
-    let mut harness = StoreHarness::new(MIB);
+    let mut harness = StoreHarness::with_capacity(MIB);
     let orders = log("orders");
     spread(&mut harness, std::slice::from_ref(&orders), 3);
     let files = |harness: &StoreHarness| {
@@ -45,7 +39,7 @@ fn generation_that_is_only_read_stays_as_it_is() {
 
 #[test]
 fn pages_of_the_open_generation_are_read_first() {
-    let mut harness = StoreHarness::new(MIB);
+    let mut harness = StoreHarness::with_capacity(MIB);
     let logs: Vec<LogKey> = ["a", "b", "c", "d"].map(log).to_vec();
     spread(&mut harness, &logs, 4);
     // Each page is of one generation: the first, the second, the third.
@@ -59,14 +53,14 @@ fn pages_of_the_open_generation_are_read_first() {
 
 #[test]
 fn pages_of_another_generation_wait_a_bounded_time() {
-    let mut harness = StoreHarness::new(MIB);
+    let mut harness = StoreHarness::with_capacity(MIB);
     let logs: Vec<LogKey> = ["a", "b"].map(log).to_vec();
     spread(&mut harness, &logs, 3);
     harness.fetch(&logs[0], 0, 1, 50_000);
-    harness.act(Store::tick);
+    harness.tick();
     harness.fetch(&logs[1], 1, 1, 50_000);
     for pages in 1..=6 {
-        // Somebody else comes for the first each time.
+        // Another reader fetches the first log each time.
         harness.fetch(&logs[0], 0, 1, 50_000);
         while harness.pages_so_far().len() < pages {
             harness.receive();
@@ -79,7 +73,7 @@ fn pages_of_another_generation_wait_a_bounded_time() {
 
 #[test]
 fn very_many_reads_of_forgotten_messages_end_at_once() {
-    let mut harness = StoreHarness::new(MIB);
+    let mut harness = StoreHarness::with_capacity(MIB);
     let orders = log("orders");
     spread(&mut harness, std::slice::from_ref(&orders), 2);
     for _ in 0..100_000 {

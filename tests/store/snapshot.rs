@@ -1,16 +1,11 @@
 //! One daemon takes the store over from another, and goes on.
 
-use std::time::Duration;
-
 use wshubd::edge::store::{ImportError, Store};
 use wshubd::hub::settings::WriteThrough;
 use wshubd::hub::{LogKey, StoreEvent};
 use wshubd::protocol::UserId;
 
-use crate::harness::{DELAY, NOTHING, PROGRAM, StoreHarness, log, stored};
-
-const MIB: u64 = 1 << 20;
-const SECOND: Duration = Duration::from_secs(1);
+use crate::harness::{DELAY, MIB, NOTHING, PROGRAM, SECOND, StoreHarness, log, stored};
 
 fn texts(read: &[(u64, String)]) -> Vec<(u64, &str)> {
     read.iter().map(|(seq, text)| (*seq, text.as_str())).collect()
@@ -18,10 +13,9 @@ fn texts(read: &[(u64, String)]) -> Vec<(u64, &str)> {
 
 #[test]
 fn snapshot_has_what_is_in_memory_and_on_the_disk() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
-    harness.keep(&orders, 1, WriteThrough::Now, "on the disk");
-    harness.settle();
+    harness.write(&orders, 1, "on the disk");
     assert_eq!(harness.events(), [stored(&orders, 1, 1)]);
     for (seq, disk) in [(2, WriteThrough::Behind), (3, WriteThrough::Stop), (4, WriteThrough::Never)] {
         harness.keep(&orders, seq, disk, "in memory");
@@ -36,14 +30,13 @@ fn snapshot_has_what_is_in_memory_and_on_the_disk() {
     assert_eq!(texts(&harness.read(&orders, 10, 1000)), all);
     harness.later(DELAY);
     assert_eq!(harness.events(), [stored(&orders, 2, 3)], "what is written at a stop is written now");
-    harness.crash();
-    harness.load();
+    harness.reload();
     assert_eq!(texts(&harness.read(&orders, 10, 1000)), all[..3]);
 }
 
 #[test]
 fn store_in_memory_is_handed_over_too() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let inbox = LogKey::Inbox(UserId::new("ada").unwrap());
     harness.store = Store::in_memory();
     harness.keep(&log("orders"), 7, WriteThrough::Behind, "brief");
@@ -56,55 +49,44 @@ fn store_in_memory_is_handed_over_too() {
 
 #[test]
 fn commit_under_way_is_made_again_and_reported_once() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     harness.keep(&orders, 1, WriteThrough::Now, "promised");
     harness.keep(&orders, 2, WriteThrough::Behind, "owed");
-    begin_commit(&mut harness);
+    harness.begin_commit();
     harness.hand_over();
     // What is asked for once more is not written once more.
     assert_eq!(harness.store.sync_now(orders.clone(), 1), None);
     harness.advance(DELAY);
     harness.settle();
     assert_eq!(harness.events(), [stored(&orders, 1, 2)]);
-    harness.crash();
-    let found: Vec<u64> = harness.load()[0].kept.iter().map(|kept| kept.seq).collect();
+    let found = harness.seqs_after_crash();
     assert_eq!(found, [1, 2]);
 }
 
 #[test]
 fn forgotten_message_of_such_a_commit_stays_forgotten() {
     for others in [0, 1] {
-        let mut harness = StoreHarness::new(64 * MIB);
+        let mut harness = StoreHarness::new();
         let orders = log("orders");
         for seq in 1..=others {
             harness.keep(&orders, seq, WriteThrough::Now, "another");
         }
         harness.settle();
         harness.keep(&orders, 5, WriteThrough::Now, "brief");
-        begin_commit(&mut harness);
+        harness.begin_commit();
         harness.hand_over();
         harness.forget(&orders, 5, 5);
         harness.settle();
         harness.later(6 * SECOND);
-        harness.crash();
-        let found = harness.load();
-        let found: Vec<u64> = found.iter().flat_map(|found| found.kept.iter().map(|kept| kept.seq)).collect();
+        let found = harness.seqs_after_crash();
         assert_eq!(found, (1..=others).collect::<Vec<_>>());
     }
 }
 
-/// Orders a commit of a process that is there, whose answer is not heard.
-fn begin_commit(harness: &mut StoreHarness) {
-    harness.events();
-    harness.act(Store::tick);
-    assert_eq!(harness.deadline(), Some(10 * SECOND), "the patience with an order");
-    assert_eq!(harness.events(), []);
-}
-
 #[test]
 fn promised_message_that_was_forgotten_is_written() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     harness.keep(&orders, 1, WriteThrough::Now, "brief");
     harness.forget(&orders, 1, 1);
@@ -116,7 +98,7 @@ fn promised_message_that_was_forgotten_is_written() {
 
 #[test]
 fn garbage_not_written_down_is_written_by_the_next() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let (orders, stock) = (log("orders"), log("stock"));
     for seq in 1..=3 {
         harness.keep(&orders, seq, WriteThrough::Now, "brief");
@@ -132,8 +114,7 @@ fn garbage_not_written_down_is_written_by_the_next() {
     harness.later(SECOND);
     assert_eq!(harness.deadline(), Some(2 * SECOND));
     harness.later(2 * SECOND);
-    harness.crash();
-    let found = harness.load();
+    let found = harness.reload();
     let found: Vec<_> = found
         .iter()
         .map(|one| (&one.log, one.kept.iter().map(|kept| kept.seq).collect::<Vec<_>>()))
@@ -143,7 +124,7 @@ fn garbage_not_written_down_is_written_by_the_next() {
 
 #[test]
 fn unresponsive_disk_takes_bounded_memory_for_notices() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     // Neighbours that stay: what goes from between them is noted one by one.
     let logs = [log("orders"), log("stock")];
     for log in &logs {
@@ -173,7 +154,7 @@ fn unresponsive_disk_takes_bounded_memory_for_notices() {
 
 #[test]
 fn queued_notice_is_read_by_the_next() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     for seq in 1..=3 {
         harness.keep(&orders, seq, WriteThrough::Now, "nobody heard it");
@@ -181,7 +162,7 @@ fn queued_notice_is_read_by_the_next() {
     harness.settle();
     harness.fetch_notice(&orders, 0, 3);
     harness.forget(&orders, 1, 3);
-    harness.act(Store::tick);
+    harness.tick();
     harness.events();
     harness.hand_over();
     assert_eq!(harness.pages(), [[1, 2, 3]]);
@@ -189,13 +170,11 @@ fn queued_notice_is_read_by_the_next() {
 
 #[test]
 fn failing_disk_fails_for_the_next_and_is_tried_when_due() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
-    harness.later(31 * SECOND);
-    harness.wait_for_process_end();
+    harness.end_idle_process();
     harness.program(NOTHING);
-    harness.keep(&orders, 1, WriteThrough::Now, "brief");
-    harness.settle();
+    harness.write(&orders, 1, "brief");
     let vain = StoreEvent::NotStored { log: orders.clone(), seq: 1 };
     assert_eq!(harness.events(), [StoreEvent::Failed, vain]);
     let (why, due) = (harness.store.failure().map(str::to_owned), harness.deadline());
@@ -209,17 +188,16 @@ fn failing_disk_fails_for_the_next_and_is_tried_when_due() {
 
 #[test]
 fn recovery_not_finished_begins_anew() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
-    harness.keep(&orders, 1, WriteThrough::Now, "brief");
-    harness.settle();
+    harness.write(&orders, 1, "brief");
     harness.crash();
     for _ in 0..2 {
-        harness.act(Store::tick);
+        harness.tick();
         assert!(!harness.store.is_open());
         harness.hand_over();
         assert!(!harness.store.is_open());
-        harness.act(Store::tick);
+        harness.tick();
         harness.receive();
     }
     let found: Vec<u64> = harness.load()[0].kept.iter().map(|kept| kept.seq).collect();
@@ -229,7 +207,7 @@ fn recovery_not_finished_begins_anew() {
 #[test]
 fn compaction_goes_on_after_a_handover() {
     const CAP: u64 = 2 * MIB;
-    let mut harness = StoreHarness::new(CAP);
+    let mut harness = StoreHarness::with_capacity(CAP);
     let orders = log("orders");
     let text = "x".repeat(4000);
     harness.keep(&orders, 1, WriteThrough::Now, "the oldest of all");
@@ -238,7 +216,7 @@ fn compaction_goes_on_after_a_handover() {
         if seq > 20 {
             harness.forget(&orders, seq - 15, seq - 15);
         }
-        harness.act(Store::tick);
+        harness.tick();
         if seq % 10 == 0 {
             harness.receive();
             harness.hand_over();
@@ -255,12 +233,9 @@ fn compaction_goes_on_after_a_handover() {
 
 #[test]
 fn the_hub_clock_and_what_was_spent_go_on() {
-    let mut harness = StoreHarness::new(64 * MIB);
-    harness.options.flash_budget = Some(MIB);
-    harness.crash();
-    harness.load();
-    harness.keep(&log("orders"), 1, WriteThrough::Now, "brief");
-    harness.settle();
+    let mut harness = StoreHarness::new();
+    harness.set_flash_budget(MIB);
+    harness.write(&log("orders"), 1, "brief");
     let known = |harness: &StoreHarness| {
         let mut statistics = wshubd::protocol::frame::Statistics::default();
         harness.store.describe(harness.now.moment, &mut statistics);
@@ -274,25 +249,24 @@ fn the_hub_clock_and_what_was_spent_go_on() {
 
 #[test]
 fn store_goes_on_if_nothing_takes_over() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     harness.keep(&orders, 1, WriteThrough::Now, "brief");
-    begin_commit(&mut harness);
+    harness.begin_commit();
     harness.store.export(harness.now);
     harness.settle();
     assert_eq!(harness.events(), [stored(&orders, 1, 1)]);
     harness.fetch(&orders, 0, 10, 1000);
-    harness.act(Store::tick);
+    harness.tick();
     harness.store.export(harness.now);
     assert_eq!(harness.pages(), [[1]]);
 }
 
 #[test]
 fn bytes_that_are_no_store_are_refused_by_name() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
-    harness.keep(&orders, 1, WriteThrough::Now, "on the disk");
-    harness.settle();
+    harness.write(&orders, 1, "on the disk");
     harness.keep(&orders, 2, WriteThrough::Behind, "in memory");
     let bytes = harness.store.export(harness.now);
     let options = Some(harness.options.clone());
@@ -320,21 +294,20 @@ fn bytes_that_are_no_store_are_refused_by_name() {
 
 #[test]
 fn process_that_hangs_at_a_handover_is_killed_in_time() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
-    harness.keep(&orders, 1, WriteThrough::Now, "on the disk");
-    harness.settle();
+    harness.write(&orders, 1, "on the disk");
     harness.events();
     harness.signal(rustix::process::Signal::STOP);
     harness.keep(&orders, 2, WriteThrough::Now, "promised");
-    begin_commit(&mut harness);
+    harness.begin_commit();
     harness.hand_over();
-    // Whoever goes on starts no other before that, so that none but this can end it.
+    // The next daemon starts no other process before that, so only this one can end.
     harness.program(NOTHING);
-    harness.act(Store::tick);
+    harness.tick();
     assert_eq!(harness.events(), [StoreEvent::Failed, StoreEvent::NotStored { log: orders.clone(), seq: 2 }]);
     harness.advance(10 * SECOND);
-    harness.act(Store::tick);
+    harness.tick();
     harness.wait_for_process_end();
     harness.program(PROGRAM);
     harness.later(30 * SECOND);
@@ -343,9 +316,8 @@ fn process_that_hangs_at_a_handover_is_killed_in_time() {
 
 #[test]
 fn failure_of_the_disk_is_known_after_a_handover() {
-    let mut harness = StoreHarness::new(64 * MIB);
-    harness.keep(&log("orders"), 1, WriteThrough::Now, "on the disk");
-    harness.settle();
+    let mut harness = StoreHarness::new();
+    harness.write(&log("orders"), 1, "on the disk");
     assert!(!harness.store.is_failure_reported());
     harness.kill();
     harness.wait_for_process_end();

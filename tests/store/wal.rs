@@ -1,7 +1,6 @@
 //! Commits go to a write-ahead log, and from there to a database while it is quiet.
 
 use std::fs;
-use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -9,10 +8,7 @@ use wshubd::edge::store::ipc::StoreRequest;
 use wshubd::hub::settings::WriteThrough;
 
 use crate::child::{Response, TestDirectory, mark, put, record};
-use crate::harness::{DELAY, StoreHarness, log};
-
-const MIB: u64 = 1 << 20;
-const SECOND: Duration = Duration::from_secs(1);
+use crate::harness::{DELAY, MIB, SECOND, StoreHarness, log};
 
 /// Commits of ten messages each, by a process that is killed: nobody left word of how
 /// much there is. Tells where each commit ends in the log.
@@ -232,7 +228,7 @@ fn holds(harness: &StoreHarness, name: &str) -> bool {
 
 #[test]
 fn live_messages_go_to_the_database_when_it_is_quiet() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     for seq in 1..=300 {
         harness.keep(&orders, seq, WriteThrough::Behind, &"x".repeat(400));
@@ -245,20 +241,17 @@ fn live_messages_go_to_the_database_when_it_is_quiet() {
     assert_eq!(harness.store.failure(), None);
     assert_eq!(harness.read(&orders, 1000, MIB as usize).len(), 300);
     // What comes then is read with it, also by the next.
-    harness.keep(&orders, 301, WriteThrough::Now, "last");
-    harness.settle();
-    harness.crash();
-    harness.load();
+    harness.write(&orders, 301, "last");
+    harness.reload();
     assert_eq!(harness.read(&orders, 1000, MIB as usize).len(), 301);
 }
 
 #[test]
 fn message_delivered_soon_never_goes_to_the_database() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     for seq in 1..=300 {
-        harness.keep(&orders, seq, WriteThrough::Now, &"x".repeat(400));
-        harness.settle();
+        harness.write(&orders, seq, &"x".repeat(400));
     }
     harness.forget(&orders, 1, 300);
     harness.later(60 * SECOND);
@@ -267,7 +260,7 @@ fn message_delivered_soon_never_goes_to_the_database() {
 
 #[test]
 fn full_store_keeps_messages_in_their_log() {
-    let mut harness = StoreHarness::new(MIB);
+    let mut harness = StoreHarness::with_capacity(MIB);
     let orders = log("orders");
     for seq in 1..=300 {
         harness.keep(&orders, seq, WriteThrough::Behind, &"x".repeat(400));
@@ -281,7 +274,7 @@ fn full_store_keeps_messages_in_their_log() {
 #[test]
 fn checkpoint_begun_is_finished_though_the_store_grows() {
     // It fits by little, and takes two portions.
-    let mut harness = StoreHarness::new(6 * MIB);
+    let mut harness = StoreHarness::with_capacity(6 * MIB);
     let orders = log("orders");
     for seq in 1..=600 {
         harness.keep(&orders, seq, WriteThrough::Behind, &"x".repeat(400));
@@ -297,7 +290,7 @@ fn checkpoint_begun_is_finished_though_the_store_grows() {
 
 #[test]
 fn failed_checkpoint_is_no_failure_and_is_tried_later() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     for seq in 1..=300 {
         harness.keep(&orders, seq, WriteThrough::Behind, &"x".repeat(400));
@@ -309,8 +302,7 @@ fn failed_checkpoint_is_no_failure_and_is_tried_later() {
     assert_eq!(harness.store.failure(), None);
     assert!(harness.events().iter().all(|fact| matches!(fact, wshubd::hub::StoreEvent::Stored { .. })));
     fs::remove_file(harness.directory.generation(0).join("database")).unwrap();
-    harness.keep(&orders, 301, WriteThrough::Now, "goes on");
-    harness.settle();
+    harness.write(&orders, 301, "goes on");
     harness.later(20 * SECOND);
     assert!(!holds(&harness, "database"));
     harness.later(3600 * SECOND);
@@ -330,7 +322,7 @@ fn of_first_format(directory: &TestDirectory) {
 
 #[test]
 fn generation_of_the_first_format_is_read_and_another_is_written() {
-    let mut harness = StoreHarness::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     harness.crash();
     fs::remove_dir_all(harness.directory.store()).unwrap();
     fs::create_dir(harness.directory.store()).unwrap();
@@ -338,8 +330,7 @@ fn generation_of_the_first_format_is_read_and_another_is_written() {
     let orders = log("orders");
     let found = harness.load();
     assert_eq!(found.iter().map(|found| (&found.log, found.kept.len())).collect::<Vec<_>>(), [(&orders, 40)]);
-    harness.keep(&orders, 41, WriteThrough::Now, "later");
-    harness.settle();
+    harness.write(&orders, 41, "later");
     assert_eq!(harness.directory.names(), ["00000000", "00000001"]);
     let read = harness.read(&orders, 7, MIB as usize);
     assert_eq!(read.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), (1..=41).collect::<Vec<_>>());

@@ -13,7 +13,7 @@ use super::{ConnectionId, Harness};
 /// A message that the hub wants to know of when a socket has taken it.
 pub(super) type Mark = (LogKey, u64, Delivery);
 
-/// What is at the other end of a link.
+/// The peer and the socket of one connection.
 #[derive(Default)]
 pub(super) struct Connection {
     pub(super) is_worker: bool,
@@ -22,16 +22,16 @@ pub(super) struct Connection {
     pub(super) is_blocked: bool,
     /// Replays that the socket has not taken.
     pub(super) unwritten: VecDeque<Mark>,
-    /// A link that carries frames only when it is told to, with those that it
-    /// has not carried.
+    /// The frames not yet carried by a connection that carries them only on
+    /// demand.
     pub(super) slow: Option<VecDeque<(Value, Option<Mark>)>>,
     /// The state of a slow connection as the hub was notified of it.
     pub(super) state: SendQueueState,
-    /// The epoch of its user's inbox, as it was greeted.
+    /// The epoch of its user's inbox, from `connection_established`.
     pub(super) inbox: Option<String>,
 }
 
-/// What can be seen of one frame at a link.
+/// An event of one frame on a connection.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum ConnectionEvent {
     /// The hub has queued it.
@@ -42,7 +42,7 @@ pub(crate) enum ConnectionEvent {
     Received(Value),
 }
 
-/// From so many frames on a slow link counts as full.
+/// From so many frames on, a slow connection counts as full.
 const FULL: usize = 5;
 
 impl Harness {
@@ -55,7 +55,7 @@ impl Harness {
         self.connections.get_mut(&conn).unwrap().is_blocked = true;
     }
 
-    /// And takes `count` more messages of it.
+    /// Takes `count` messages of a replay.
     pub(crate) fn drain(&mut self, conn: ConnectionId, count: usize) {
         for _ in 0..count {
             let next =
@@ -140,7 +140,7 @@ impl Harness {
         }
     }
 
-    /// Tells the hub how slow links are doing, as at the end of a turn.
+    /// Notifies the hub of changed send queues, as at the end of a turn.
     pub(crate) fn report_send_queues(&mut self) {
         let state = |connection: &Connection| match connection.slow.as_ref().map_or(0, VecDeque::len) {
             0 => SendQueueState::Empty,

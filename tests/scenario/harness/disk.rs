@@ -163,14 +163,14 @@ impl Harness {
         }
     }
 
-    /// Breaks: nothing can be written or read.
+    /// The disk breaks: nothing can be written or read.
     pub(crate) fn disk_fails(&mut self) {
         (self.disk.failed, self.disk.unreadable) = (true, true);
         self.handle(Input::Store(StoreEvent::Failed));
         self.disk_refuses();
     }
 
-    /// And is back.
+    /// The disk works again.
     pub(crate) fn disk_works(&mut self) {
         (self.disk.failed, self.disk.unreadable) = (false, false);
         self.report_recovered_logs();

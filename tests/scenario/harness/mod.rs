@@ -1,4 +1,4 @@
-//! One hub on a test bench: a virtual clock, a store in memory, and peers that send
+//! One hub in a test harness: a virtual clock, a store in memory, and peers that send
 //! and receive JSON.
 //!
 //! Connects the peers, and records what they send and receive. The expectations are
@@ -40,18 +40,18 @@ pub(crate) struct Harness {
     next_tag: u64,
     /// What the store gives back, from memory or from the disk.
     store: BTreeMap<LogKey, BTreeMap<u64, Rc<Message>>>,
-    /// Whether the store lets the hub wait.
+    /// Whether the store answers only on demand.
     pub(crate) slow_store: bool,
     pub(crate) disk: disk::Disk,
     pub(crate) past: restarts::Past,
     waiting: VecDeque<Input>,
     http: Vec<(u64, Value)>,
-    /// Those of whom nothing is to be read.
+    /// Connections whose reading is paused.
     pub(crate) paused: BTreeSet<ConnectionId>,
     latches: BTreeMap<OperationId, ConnectionId>,
     /// Revocations that wait for the disk.
     pub(crate) revocations: VecDeque<(Requester, Option<RequestId>, RevocationTarget)>,
-    /// Those that were made for a test.
+    /// The tokens that tests made.
     tokens: BTreeMap<String, Identity>,
     /// Everything that was delivered or kept, by channel and position.
     pub(crate) seen: BTreeMap<(LogKey, u64), Rc<Message>>,
@@ -94,7 +94,7 @@ impl Harness {
         }
     }
 
-    // ---- coming and going ----
+    // ---- connections ----
 
     pub(crate) fn connect(&mut self, peer: Peer) -> ConnectionId {
         // As the daemon does: the first place that is free, and a new tag.
@@ -126,7 +126,7 @@ impl Harness {
         self.connect(Peer::Client { credentials: claim, inbox: InboxMode::Auto, network: None })
     }
 
-    /// The same with a say in who moves the cursor of the inbox.
+    /// The same in an inbox mode, which decides what moves the cursor.
     pub(crate) fn client_in(&mut self, user: &str, inbox: InboxMode) -> ConnectionId {
         let claim = Credentials::Verified(Identity::new(user_id(user)));
         self.connect(Peer::Client { credentials: claim, inbox, network: None })
@@ -168,15 +168,15 @@ impl Harness {
         self.connect(Peer::Client { credentials: claim, inbox: InboxMode::Auto, network: None })
     }
 
-    // ---- saying and hearing ----
+    // ---- requests and frames ----
 
-    /// Says something, and gives what was heard by the one who said it, in a
-    /// few words each.
+    /// Sends a request, and returns a summary of each frame that its sender has
+    /// received.
     pub(crate) fn send(&mut self, conn: ConnectionId, request: Value) -> Vec<String> {
         self.request(conn, request).iter().map(summary).collect()
     }
 
-    /// The same, whole.
+    /// The same with the frames whole.
     pub(crate) fn request(&mut self, conn: ConnectionId, request: Value) -> Vec<Value> {
         self.send_unread(conn, &request);
         self.frames(conn)
@@ -194,7 +194,7 @@ impl Harness {
                 self.handle(Input::TokenChecked { conn, id, inbox, claim });
             }
             Ok(request) => self.handle(Input::Request { from, request: for_hub(request) }),
-            Err(misspoken) => self.handle(Input::Malformed { from, request: misspoken }),
+            Err(malformed) => self.handle(Input::Malformed { from, request: malformed }),
         }
     }
 
@@ -210,7 +210,7 @@ impl Harness {
         token
     }
 
-    /// The same, without rights of its own, and what only few say.
+    /// The same, without rights of its own, and with rare claims.
     pub(crate) fn token_with_terms(&mut self, user: &str, terms: Terms) -> String {
         let token = format!("{user}.{}", self.tokens.len());
         let identity = Identity { terms: Some(Rc::new(terms)), ..Identity::new(user_id(user)) };
@@ -226,7 +226,7 @@ impl Harness {
         self.handle(Input::RevocationSaved { from, id, revoked, outcome });
     }
 
-    /// Tokens that were not made are the name of their user; `bad` is none.
+    /// A token that no test made is the name of its user; `bad` is invalid.
     fn verify(&self, token: &str) -> Result<Identity, TokenFault> {
         let fault = |code| {
             let message = "not a token that holds".into();
@@ -240,19 +240,19 @@ impl Harness {
         }
     }
 
-    /// Says who one is, as `auth` does.
+    /// Sends `auth`.
     pub(crate) fn auth(&mut self, conn: ConnectionId, token: &str, inbox: Option<&str>) -> Vec<String> {
         self.send(conn, json!({"action": "auth", "token": token, "inbox": inbox}))
     }
 
-    /// Says that the inbox has arrived up to a position, of the epoch that the
-    /// greeting told. It has no answer.
+    /// Acknowledges the inbox up to a position, in the epoch of
+    /// `connection_established`. It has no reply.
     pub(crate) fn ack(&mut self, conn: ConnectionId, seq: u64) {
         let epoch = self.inbox_epoch(conn);
         self.send_unread(conn, &json!({"action": "ack", "epoch": epoch, "seq": seq}));
     }
 
-    /// The same, and a person has seen it.
+    /// The same as read by the user.
     pub(crate) fn ack_read(&mut self, conn: ConnectionId, seq: u64) {
         let epoch = self.inbox_epoch(conn);
         self.send_unread(conn, &json!({"action": "ack", "epoch": epoch, "seq": seq, "read": true}));
@@ -279,10 +279,10 @@ impl Harness {
         self.send(conn, json!({"action": "send", "channel": channel, "event": "say", "data": data.into()}))
     }
 
-    pub(crate) fn request_http(&mut self, number: u64, say: HubRequest) -> Vec<String> {
+    pub(crate) fn request_http(&mut self, number: u64, request: HubRequest) -> Vec<String> {
         self.handle(Input::Request {
             from: Requester::Http(number),
-            request: RequestEnvelope { id: None, request: say },
+            request: RequestEnvelope { id: None, request },
         });
         self.answers(number)
     }
@@ -323,7 +323,7 @@ impl Harness {
             .unwrap_or_default()
     }
 
-    /// The same, in a few words each.
+    /// The same, summarized.
     pub(crate) fn received(&mut self, conn: ConnectionId) -> Vec<String> {
         self.frames(conn).iter().map(summary).collect()
     }
@@ -391,7 +391,7 @@ impl Harness {
         self.handle(Input::Stopping { close });
     }
 
-    /// An administrator changes the settings under those who are here.
+    /// An administrator changes the settings while connections are open.
     pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Settings)) {
         change(&mut self.settings);
         let settings = Box::new(self.settings.clone());
@@ -401,7 +401,7 @@ impl Harness {
 
     /// Another process takes over.
     pub(crate) fn hand_over(&mut self) {
-        // What nobody could ask for again is waited for.
+        // A notice cannot be fetched again, so its page is waited for.
         let waiting = std::mem::take(&mut self.waiting);
         let is_notice =
             |input: &Input| matches!(input, Input::Fetched { fetch: FetchPurpose::Notice(_), .. });
@@ -414,7 +414,7 @@ impl Harness {
         self.hub = Hub::import(self.settings.clone(), &bytes).unwrap();
         assert_eq!(serde_json::to_value(&self.hub).unwrap(), before, "nothing is lost on the way");
         assert!(self.hub.export() == bytes, "nor spelled otherwise");
-        // The rest is answered to nobody, and asked again.
+        // The next hub repeats the other fetches.
         self.waiting.clear();
         self.note_reaches();
         self.report_failed_disk();

@@ -12,7 +12,7 @@ use wshubd::protocol::{Close, Message, Moment};
 
 use super::Harness;
 
-/// The store's part in the lives of hubs.
+/// The contents of the disk, over several hubs.
 #[derive(Default)]
 pub(crate) struct Past {
     /// How many hubs have begun anew.
@@ -105,7 +105,7 @@ impl Harness {
         self.past.noted = positions.map(|(log, last)| (log, (last.epoch, last.seq))).collect();
     }
 
-    /// Nobody hears a position that a hub after this one could give out again,
+    /// No peer receives a position that a hub after this one could give out again,
     /// though the numbers of its log go on over a kill.
     pub(super) fn is_noted(&self, message: &Message) {
         let channel = message.channel.as_ref().filter(|channel| channel.as_str() != "@me");
@@ -195,7 +195,7 @@ impl Harness {
         self.note_reaches();
     }
 
-    /// Has the hub told what is on the disk, if it was not told yet.
+    /// Reports the logs on the disk to the hub, unless that was done.
     pub(super) fn report_recovered_logs(&mut self) {
         let mut all = Vec::new();
         for (log, messages) in self.past.unread.take().unwrap_or_default() {

@@ -45,14 +45,14 @@ impl Model {
         }
     }
 
-    /// Perhaps nobody hears the inbox of a user any more: what waits there is
-    /// told.
+    /// Perhaps no connection reads the inbox of a user any more: what waits there
+    /// is reported.
     pub(super) fn desert(&mut self, user: &str) {
         let now = self.now();
         let inbox = self.log(&inbox_of(user));
         if inbox.sessions.is_empty() {
             let (waiting, passing) = inbox.desert(now);
-            // By the time a slow store says what it was, it may wait no longer.
+            // By the time of a slow store's page, it may wait no longer.
             if self.harness.slow_store || self.is_dark {
                 self.maybe.extend(waiting)
             } else {

@@ -36,8 +36,8 @@ struct Peer {
     positions: BTreeMap<usize, (Value, u64)>,
     /// The gaps of the history: from one position to another.
     gaps: Vec<(u64, u64)>,
-    /// The positions that it asked for, of subscriptions that it has not heard
-    /// the answer to; the last one is the newest.
+    /// The positions that it asked for, of subscriptions without
+    /// a reply so far; the last one is the newest.
     asked: Vec<(usize, Option<Since>)>,
     /// The last position of the inbox received.
     inbox: u64,
@@ -64,7 +64,7 @@ struct Model {
     reported: Vec<String>,
     /// The disk can be neither written nor read.
     is_dark: bool,
-    /// What every position stands for that anybody has heard: by log and epoch, over
+    /// The message of every position received: by log and epoch, over
     /// all lives of the hub.
     received: BTreeMap<(String, String), BTreeMap<u64, String>>,
     /// Ids of what was answered to be on the disk.

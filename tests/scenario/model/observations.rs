@@ -12,7 +12,7 @@ use super::{CHANNELS, DEVICES, Model, PEERS, Peer, inbox_of};
 use crate::harness::{ConnectionEvent, ConnectionId, summary};
 
 impl Model {
-    /// Everything that was seen at the links is held against the reference.
+    /// Compares the events of all connections with the reference.
     pub(super) fn listen(&mut self) -> Check {
         loop {
             let journal = self.harness.journal.replace(Vec::new()).unwrap_or_default();
@@ -45,7 +45,7 @@ impl Model {
     }
 
     /// A position once received stands for one message for ever, and
-    /// nobody is told that a log has not come so far.
+    /// no frame has a lower position of the log.
     fn remember(&mut self, who: usize, frame: &Value) -> Check {
         let channel = frame["channel"].as_str().unwrap_or_default();
         let name = match channel {
@@ -202,7 +202,7 @@ impl Model {
     }
 
     /// From one message of a history to the next, nothing is missing but what was
-    /// lost, or lies in a gap that was told, and nothing comes twice.
+    /// lost, or lies in a gap received, and nothing comes twice.
     fn is_next(&mut self, before: u64, seq: u64, gaps: &[(u64, u64)]) -> Check {
         if seq <= before {
             return Err(format!("history {seq} is heard after {before}"));

@@ -73,7 +73,7 @@ impl Model {
         self.look()
     }
 
-    /// Whoever comes now finds what is left.
+    /// A new connection finds what is left.
     fn look(&mut self) -> Check {
         for user in USERS {
             let probe = self.harness.client_in(user, InboxMode::Ack);
@@ -124,7 +124,7 @@ impl Model {
             return Err(format!("{} messages are left for ever", self.harness.stored()));
         }
         let state = serde_json::to_value(&self.harness.hub).unwrap();
-        // What reaches nobody is told to workers that are away as well: that
+        // What reaches nobody is reported to workers that are away as well: that
         // channel stays.
         let channels = state["channels"].as_object().into_iter().flatten();
         let own = json!({"Channel": "system:undelivered"});

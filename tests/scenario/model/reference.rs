@@ -68,7 +68,7 @@ pub(super) struct Line {
     /// Its publisher asked for no echo.
     pub(super) is_quiet: bool,
     pub(super) expires: Moment,
-    /// Somebody else than its publisher has it.
+    /// A connection other than its publisher's has it.
     pub(super) is_heard: bool,
     /// Why it is kept no longer, if it is not.
     pub(super) gone: Option<&'static str>,
@@ -91,8 +91,7 @@ pub(super) struct Session {
     pub(super) owed: Vec<u64>,
     /// What it may receive as well.
     pub(super) may: Vec<u64>,
-    /// What it said itself and does not want to hear: that this is lost, it may
-    /// be told.
+    /// Its own messages without echo: a gap may cover them.
     pub(super) quiet: Vec<u64>,
     /// The last position received, or covered by a gap.
     pub(super) last: u64,
@@ -113,7 +112,7 @@ pub(super) struct Log {
     /// Of an inbox: the last position that was queued for anybody.
     pub(super) offered: u64,
     pub(super) sessions: Vec<(ConnectionId, Session)>,
-    /// As it was told, and all that there were.
+    /// The last epoch received, and all so far.
     pub(super) epoch: Option<Value>,
     pub(super) epochs: Vec<Value>,
     /// Something could not be read: it is a gap, and comes again.
@@ -210,14 +209,14 @@ impl Log {
         self.sessions.retain(|(whose, _)| *whose != conn);
     }
 
-    /// Nobody hears an inbox any more: the notices of what waits there from now
+    /// No connection reads an inbox any more: the notices of what waits there from now
     /// on, and of what grows too old in the same moment.
     pub(super) fn desert(&mut self, now: Moment) -> (Vec<String>, Vec<String>) {
         let kept = self.kept();
         let (mut waiting, mut passing) = (Vec::new(), Vec::new());
         // A message of the hub itself is worth no notice.
         let own = |line: &Line| line.by.is_none();
-        // Behind what could not be read, what somebody has may still be kept.
+        // Behind what could not be read, a message received may still be kept.
         let may_wait = |line: &Line| kept.contains(&line.seq) || (self.was_unread && line.gone.is_none());
         let waits = |line: &&mut Line| may_wait(line) && !own(line) && !line.is_waiting;
         for line in self.lines.iter_mut().filter(waits) {
@@ -229,7 +228,7 @@ impl Log {
         (waiting, passing)
     }
 
-    /// A subscription begins, with what the answer says about it.
+    /// A subscription begins, with the position in its reply.
     pub(super) fn join(
         &mut self,
         conn: ConnectionId,
@@ -257,7 +256,7 @@ impl Log {
                 session.gap = span(&missing).filter(|_| !is_stale);
                 session.owed = kept;
             }
-            // What nobody heard may be on its way to another subscriber.
+            // A message not yet received may be on its way to another subscriber.
             Keeps::Unheard if since.is_none() => session.may = self.kept(),
             Keeps::Unheard if recovered == Some(true) => {
                 session.owed = self.lines.iter().map(|line| line.seq).filter(|seq| *seq > after).collect();
@@ -266,7 +265,7 @@ impl Log {
             _ => {}
         }
         session.is_anew = is_stale;
-        // Nor what this connection said and does not want to hear.
+        // Nor its own messages without echo.
         let own = |line: &Line| line.is_quiet && line.by == Some(conn);
         let owed = std::mem::take(&mut session.owed).into_iter();
         let (quiet, owed): (Vec<u64>, Vec<u64>) = owed.partition(|seq| own(&self.lines[*seq as usize - 1]));
@@ -277,8 +276,8 @@ impl Log {
         Ok(())
     }
 
-    /// A connection hears an inbox from now on: what lies after the cursor. What
-    /// is lost at the end of that, or was told before, need not be told.
+    /// A connection reads an inbox from now on, after the cursor. What is lost at
+    /// the end of that, or was reported before, need not be in a gap.
     pub(super) fn join_inbox(&mut self, conn: ConnectionId) {
         let last_kept = self.kept().last().copied().unwrap_or(0);
         let after = self.lines.iter().filter(|line| line.seq > self.cursor);
@@ -397,8 +396,7 @@ impl Log {
         Ok(())
     }
 
-    /// An ack that counts: the receipts that it makes, as who gets them and what
-    /// they say.
+    /// An ack that counts: the recipients and contents of the receipts that it makes.
     pub(super) fn ack(&mut self, seq: u64, state: ReceiptState) -> Vec<(String, String)> {
         self.pass(seq);
         let mut receipts = Vec::new();

@@ -101,7 +101,7 @@ impl Log {
     }
 
     /// What is on the disk goes on as it was. While the connections of a user end
-    /// one by one, it may be told what waits.
+    /// one by one, it may receive notices of what waits.
     fn stop(&mut self, written: &Written) {
         if self.keeps == Keeps::Unacknowledged {
             let (waiting, passing) = self.desert(Moment::default());
