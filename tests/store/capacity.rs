@@ -8,7 +8,7 @@ use wshubd::hub::{Input, LogKey, StoreEvent};
 use crate::harness::{DELAY, MIB, StoreHarness, log};
 
 /// What a hub does that keeps as much as it may: the oldest gives way.
-struct CapacityBench {
+struct CapacityHarness {
     harness: StoreHarness,
     cap: u64,
     /// What all messages may count together.
@@ -20,7 +20,7 @@ struct CapacityBench {
     evicted: u64,
 }
 
-impl CapacityBench {
+impl CapacityHarness {
     fn new(cap: u64) -> Self {
         let (kept, limit) = (VecDeque::new(), cap / 2);
         Self { harness: StoreHarness::with_capacity(cap), cap, limit, kept, sum: 0, last: 0, evicted: 0 }
@@ -93,8 +93,8 @@ fn counted(log: &LogKey, bytes: usize) -> u64 {
 
 /// Fills a store with messages of one size until most of them had to go again, some at a
 /// time, and gives it back after a stop that loses nothing.
-fn fill(cap: u64, bytes: usize, at_once: u64, logs: u64) -> CapacityBench {
-    let mut harness = CapacityBench::new(cap);
+fn fill(cap: u64, bytes: usize, at_once: u64, logs: u64) -> CapacityHarness {
+    let mut harness = CapacityHarness::new(cap);
     let each = counted(&log("l:0"), bytes).max(bytes as u64 + 600);
     let count = (2 * cap / each).max(24);
     for number in 0..count {
@@ -135,7 +135,7 @@ fn message_in_each_of_very_many_logs_never_fills_the_store() {
 
 #[test]
 fn capacity_follows_when_small_messages_come_after_large() {
-    let mut harness = CapacityBench::new(4 * MIB);
+    let mut harness = CapacityHarness::new(4 * MIB);
     for number in 0..40 {
         harness.keep(&log(&format!("large:{}", number % 5)), 50_000, WriteThrough::Behind);
         harness.harness.advance(DELAY);
@@ -154,7 +154,7 @@ fn capacity_follows_when_small_messages_come_after_large() {
 
 #[test]
 fn stop_has_room_for_what_was_in_memory_until_then() {
-    let mut harness = CapacityBench::new(4 * MIB);
+    let mut harness = CapacityHarness::new(4 * MIB);
     for number in 0..16_000 {
         let when = if number % 2 == 0 { WriteThrough::Behind } else { WriteThrough::Stop };
         harness.keep(&log(&format!("l:{}", number % 7)), 20, when);
@@ -170,7 +170,7 @@ fn stop_has_room_for_what_was_in_memory_until_then() {
 
 #[test]
 fn burst_of_small_messages_fits_when_written_at_a_stop() {
-    let mut harness = CapacityBench::new(4 * MIB);
+    let mut harness = CapacityHarness::new(4 * MIB);
     for number in 0..20_000 {
         harness.keep(&log(&format!("l:{number}")), 100, WriteThrough::Behind);
         if number % 100 == 99 {
@@ -185,7 +185,7 @@ fn burst_of_small_messages_fits_when_written_at_a_stop() {
 
 #[test]
 fn messages_in_memory_take_no_room_on_the_disk() {
-    let mut harness = CapacityBench::new(4 * MIB);
+    let mut harness = CapacityHarness::new(4 * MIB);
     for number in 0..3000 {
         harness.keep(&log("on disk"), 100, WriteThrough::Behind);
         harness.keep(&log("in memory"), 100, WriteThrough::Never);
@@ -195,7 +195,7 @@ fn messages_in_memory_take_no_room_on_the_disk() {
         }
     }
     let both = harness.limit;
-    let mut alone = CapacityBench::new(4 * MIB);
+    let mut alone = CapacityHarness::new(4 * MIB);
     for number in 0..3000 {
         alone.keep(&log("on disk"), 100, WriteThrough::Behind);
         if number % 300 == 299 {
