@@ -52,7 +52,7 @@ fn every_request_on_the_page_is_understood() {
 
 #[test]
 fn every_action_is_on_the_page() {
-    let said: BTreeSet<_> =
+    let actions: BTreeSet<_> =
         examples("client").iter().map(|line| client::parse(line.get()).unwrap().request.action()).collect();
     let known = [
         "ack",
@@ -72,7 +72,7 @@ fn every_action_is_on_the_page() {
         "unsubscribe",
         "whisper",
     ];
-    assert_eq!(said, BTreeSet::from(known));
+    assert_eq!(actions, BTreeSet::from(known));
 }
 
 #[test]

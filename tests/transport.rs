@@ -45,8 +45,8 @@ fn joined(frames: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// What was heard, in words that a table can hold.
-fn spoken(heard: &Decoded<'_>) -> String {
-    match heard {
+fn spoken(received: &Decoded<'_>) -> String {
+    match received {
         Decoded::Text(text) => format!("text {text}"),
         Decoded::Binary(bytes) => format!("binary {}", bytes.len()),
         Decoded::Alive { .. } => "alive".into(),
@@ -167,23 +167,23 @@ fn decode(
     cut: usize,
     mut meanwhile: impl FnMut(&mut Decoder),
 ) -> Vec<String> {
-    let (mut held, mut heard): (Option<Box<PartialMessage>>, Vec<String>) = (None, Vec::new());
+    let (mut held, mut received): (Option<Box<PartialMessage>>, Vec<String>) = (None, Vec::new());
     for piece in bytes.chunks(cut) {
-        let is_over = heard.last().is_some_and(|last| last.starts_with("broken") || last == "closed");
+        let is_over = received.last().is_some_and(|last| last.starts_with("broken") || last == "closed");
         if is_over {
             break;
         }
         decoder.decode(&mut held, piece, |one| {
-            heard.push(spoken(&one));
+            received.push(spoken(&one));
             DecodeFlow::Continue
         });
         meanwhile(decoder);
     }
-    let is_over = heard.last().is_some_and(|last| last.starts_with("broken") || last == "closed");
+    let is_over = received.last().is_some_and(|last| last.starts_with("broken") || last == "closed");
     assert!(held.is_none() || !is_over, "an ended connection keeps nothing");
     // That somebody lives is not news twice.
-    heard.dedup_by(|one, before| one == "alive" && before == "alive");
-    heard
+    received.dedup_by(|one, before| one == "alive" && before == "alive");
+    received
 }
 
 #[test]
@@ -191,8 +191,8 @@ fn every_case_is_heard_as_it_should_be_however_it_is_cut() {
     for (sentence, bytes, wanted) in cases() {
         for cut in [bytes.len(), 1, 2, 3, 7, 64] {
             let mut decoder = Decoder::new(LIMIT);
-            let heard = decode(&mut decoder, &bytes, cut, |_| {});
-            assert_eq!(heard, wanted, "{sentence}, in pieces of {cut}");
+            let received = decode(&mut decoder, &bytes, cut, |_| {});
+            assert_eq!(received, wanted, "{sentence}, in pieces of {cut}");
         }
     }
 }
@@ -203,17 +203,17 @@ fn peers_that_share_a_decoder_never_hear_of_each_other() {
         let mut decoder = Decoder::new(LIMIT);
         let (mut other, mut turn) = (None, 0usize);
         let story = joined(&[frame(FIN | PING, b"mine"), frame(TEXT, b"half"), frame(FIN | MORE, b" whole")]);
-        let heard = decode(&mut decoder, &bytes, 3, |decoder| {
+        let received = decode(&mut decoder, &bytes, 3, |decoder| {
             // A neighbour says its own in pieces of five, over and over.
             let pieces = story.len().div_ceil(5);
             let from = turn % pieces * 5;
             let piece = &story[from..story.len().min(from + 5)];
-            let mut heard = Vec::new();
+            let mut received = Vec::new();
             decoder.decode(&mut other, piece, |one| {
-                heard.push(spoken(&one));
+                received.push(spoken(&one));
                 DecodeFlow::Continue
             });
-            for one in &heard {
+            for one in &received {
                 assert!(
                     ["alive", "reply 8a046d696e65", "text half whole"].contains(&one.as_str()),
                     "{sentence}: {one}"
@@ -221,7 +221,7 @@ fn peers_that_share_a_decoder_never_hear_of_each_other() {
             }
             turn += 1;
         });
-        assert_eq!(heard, wanted, "{sentence}, beside a neighbour");
+        assert_eq!(received, wanted, "{sentence}, beside a neighbour");
     }
 }
 
@@ -239,9 +239,9 @@ fn a_connection_with_nothing_unfinished_keeps_nothing() {
 
 /// Splits in pieces of `cut` bytes, and ends.
 fn lines_of(bytes: &[u8], cut: usize) -> Vec<String> {
-    let (mut held, mut heard) = (None, Vec::new());
+    let (mut held, mut received) = (None, Vec::new());
     let mut tell = |line: WorkerLine<'_>| {
-        heard.push(match line {
+        received.push(match line {
             WorkerLine::Whole(line) => String::from_utf8_lossy(line).into_owned(),
             WorkerLine::TooLong => "(too long)".into(),
             WorkerLine::Half => "(half)".into(),
@@ -254,7 +254,7 @@ fn lines_of(bytes: &[u8], cut: usize) -> Vec<String> {
     line_decoder::end(held, |line| {
         tell(line);
     });
-    heard
+    received
 }
 
 #[test]
@@ -355,18 +355,18 @@ fn a_header_that_says_too_much_takes_no_memory() {
     let mut decoder = Decoder::new(LIMIT);
     let mut held = None;
     for length in [1 << 16, 1 << 32, 1 << 63, u64::MAX] {
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         for byte in [&[FIN | TEXT, 0xff], &length.to_be_bytes()[..], &[0; 4]].concat() {
             decoder.decode(&mut held, &[byte], |one| {
-                heard.push(spoken(&one));
+                received.push(spoken(&one));
                 DecodeFlow::Continue
             });
             assert!(mem_accounting::held() - before < 1000);
-            if !heard.is_empty() {
+            if !received.is_empty() {
                 break;
             }
         }
-        assert_eq!((heard, mem_accounting::held()), (vec!["broken 1009".to_owned()], before), "{length}");
+        assert_eq!((received, mem_accounting::held()), (vec!["broken 1009".to_owned()], before), "{length}");
     }
 }
 
@@ -375,16 +375,16 @@ fn lines_that_are_not_to_be_heard_yet_are_heard_later() {
     let bytes = b"one\ntwo\n\nthree\nfo";
     // Also where another process goes on: it is given what was held.
     for stop in 1..=3 {
-        let (mut held, mut heard) = (None, Vec::new());
+        let (mut held, mut received) = (None, Vec::new());
         let mut say = |line: WorkerLine<'_>, stops: bool| {
             if let WorkerLine::Whole(line) = line {
-                heard.push(String::from_utf8_lossy(line).into_owned());
+                received.push(String::from_utf8_lossy(line).into_owned());
             }
-            if stops && heard.len() == stop { DecodeFlow::Pause } else { DecodeFlow::Continue }
+            if stops && received.len() == stop { DecodeFlow::Pause } else { DecodeFlow::Continue }
         };
         line_decoder::split(&mut held, bytes, 8, |line| say(line, true));
         line_decoder::split(&mut held, b"ur\n", 8, |line| say(line, false));
-        assert_eq!(heard, ["one", "two", "three", "four"]);
+        assert_eq!(received, ["one", "two", "three", "four"]);
         assert!(held.is_none());
     }
 }
@@ -400,16 +400,16 @@ fn frames_that_are_not_to_be_heard_yet_are_heard_later_also_by_another_process()
     ]);
     for stop in 1..=3 {
         let mut decoder = Decoder::new(LIMIT);
-        let (mut held, mut heard) = (None, Vec::new());
+        let (mut held, mut received) = (None, Vec::new());
         let mut say = |one: &Decoded<'_>, stops: bool| {
             let Decoded::Text(text) = one else { return DecodeFlow::Continue };
-            heard.push((*text).to_owned());
-            if stops && heard.len() == stop { DecodeFlow::Pause } else { DecodeFlow::Continue }
+            received.push((*text).to_owned());
+            if stops && received.len() == stop { DecodeFlow::Pause } else { DecodeFlow::Continue }
         };
         decoder.decode(&mut held, &bytes, |one| say(&one, true));
         decoder.decode(&mut held, &[], |one| say(&one, false));
         assert!(held.is_none());
-        assert_eq!(heard, ["one", "two", "three"], "stopped after {stop}");
+        assert_eq!(received, ["one", "two", "three"], "stopped after {stop}");
     }
 }
 
@@ -418,19 +418,23 @@ fn some_pings_in_a_row_are_answered_each_and_of_very_many_only_the_last_of_sixte
     let mut decoder = Decoder::new(LIMIT);
     let pings: Vec<Vec<u8>> = (0..500).map(|n| frame(FIN | PING, format!("{n}").as_bytes())).collect();
     let bytes = joined(&[joined(&pings), text("and"), frame(FIN | PING, b"last")]);
-    let (mut held, mut heard, mut pinged) = (None, Vec::new(), 0);
+    let (mut held, mut received, mut pinged) = (None, Vec::new(), 0);
     decoder.decode(&mut held, &bytes, |one| {
         if let Decoded::Alive { controls } = one {
             pinged += controls;
         } else {
-            heard.push(spoken(&one));
+            received.push(spoken(&one));
         }
         DecodeFlow::Continue
     });
     // In rows of sixteen, for whoever has to be sent away for it.
-    assert_eq!(heard.len(), 500usize.div_ceil(16) + 2);
-    assert!(heard[0].starts_with("reply 8a01308a0131") && heard[0].ends_with("8a023135"), "{}", heard[0]);
-    assert_eq!(heard[1], "reply 8a023331");
-    assert_eq!(heard[heard.len() - 3..], ["reply 8a03343939", "text and", "reply 8a046c617374"]);
+    assert_eq!(received.len(), 500usize.div_ceil(16) + 2);
+    assert!(
+        received[0].starts_with("reply 8a01308a0131") && received[0].ends_with("8a023135"),
+        "{}",
+        received[0]
+    );
+    assert_eq!(received[1], "reply 8a023331");
+    assert_eq!(received[received.len() - 3..], ["reply 8a03343939", "text and", "reply 8a046c617374"]);
     assert_eq!(pinged, 501);
 }

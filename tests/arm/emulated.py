@@ -52,7 +52,7 @@ def emulated(hub):
 
 
 @case("a subscriber receives from a client, HTTP and wshubctl")
-def heard(hub):
+def received(hub):
     with hub.subscriber("news", user="ann") as ann, hub.connect("ben") as ben:
         ben.send({"action": "send", "channel": "news", "event": "e", "data": "client"})
         same(ann.receive("message", channel="news")["data"], "client")
@@ -79,10 +79,10 @@ def kept(hub):
     hub.kill()
     hub.start()
     with hub.subscriber("late") as ann:
-        heard = [ann.receive("message", channel="late")["data"]]
-        while heard[-1] != f"try {tries}":
-            heard.append(ann.receive("message", channel="late")["data"])
-    same(heard[0], "before")
+        received = [ann.receive("message", channel="late")["data"]]
+        while received[-1] != f"try {tries}":
+            received.append(ann.receive("message", channel="late")["data"])
+    same(received[0], "before")
     return f"stored again at try {tries}, started again in {hub.took:.1f} s"
 
 

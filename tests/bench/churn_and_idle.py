@@ -37,7 +37,7 @@ class Churn:
                 if user % 100:
                     taken += hub.take(f"user{user}")
             self.taken, self.ended = taken, time.monotonic()
-            self.said = worker.ask({"action": "stats"})
+            self.stats = worker.ask({"action": "stats"})
             self.written = hub.written()
             self.watch_on = threading.Thread(target=self._watch_on, daemon=True)
         self.watch_on.start()
@@ -53,17 +53,17 @@ class Churn:
             time.sleep(0.1)
 
     def report(self):
-        table, said = self.table, self.said
+        table, stats = self.table, self.stats
         table.part(f"{self.sizes.churn:,} messages through {self.sizes.inboxes:,} inboxes, a store of {CAP // MIB} MiB")
         self.watch_on.join()
-        assert said["messages_received"] >= self.sizes.churn, f"not all were taken: {said}"
+        assert stats["messages_received"] >= self.sizes.churn, f"not all were taken: {stats}"
         most = max(self.peak.most["room"], self.later)
         table.row("room at the worst moment", f"{most / MIB:.1f} MiB",
-                  f"{self.taken:,} taken, {said['messages_evicted']:,} pushed out, {said['messages_stored']:,} written, "
+                  f"{self.taken:,} taken, {stats['messages_evicted']:,} pushed out, {stats['messages_stored']:,} written, "
                   f"in {self.took:.0f} s", "cap", most <= CAP)
         small = f"small after {self.small_after:.0f} s" if self.small_after is not None else "never small"
         table.row(f"room {self.sizes.quiet} s after the end", f"{self.after / MIB:.1f} MiB",
-                  f"{said['kept_messages']:,} kept of {said['kept_bytes'] / KIB:,.0f} KiB; {small}", "room", self.after < CAP / 3)
+                  f"{stats['kept_messages']:,} kept of {stats['kept_bytes'] / KIB:,.0f} KiB; {small}", "room", self.after < CAP / 3)
         table.row("written for each message", f"{self.written / self.sizes.churn:,.0f} B", "by the processes")
         assert "KiB free" not in self.hub.logged() and "memory only" not in self.hub.logged(), self.hub.logged()
 

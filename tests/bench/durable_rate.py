@@ -53,14 +53,14 @@ class Contest:
             self.name, self.why_not = server.name, server.why_not
             if server.why_not:
                 return
-            said = requests(count, lambda target: server.requests(target, DATA))
-            publishers.publish(server.path, said, server.is_answer, 0.3)  # caches and connections
+            prepared = requests(count, lambda target: server.requests(target, DATA))
+            publishers.publish(server.path, prepared, server.is_answer, 0.3)  # caches and connections
             before = kernel_counters.written(server.process.pid)
-            self.rates.append(publishers.publish(server.path, said, server.is_answer, sizes.run / TURNS))
+            self.rates.append(publishers.publish(server.path, prepared, server.is_answer, sizes.run / TURNS))
             self.written += kernel_counters.written(server.process.pid) - before
             if is_last:
                 with kernel_counters.Syncs(server.process.pid) as syncs:
-                    traced = publishers.publish(server.path, said, server.is_answer, sizes.traced)
+                    traced = publishers.publish(server.path, prepared, server.is_answer, sizes.traced)
                 self.traced = syncs.count and traced.answers / syncs.count
                 self.shared = f"{self.traced:.1f} to a sync" if syncs.count else f"syncs not counted: {syncs.why_not}"
 
@@ -82,14 +82,14 @@ def measure_durable(sizes, table):
             for contest in contests:
                 contest.run(count, sizes, turn == TURNS - 1)
         for contest in contests:
-            told = f"{contest.name}, {count} publisher{'s' if count > 1 else ''}"
+            label = f"{contest.name}, {count} publisher{'s' if count > 1 else ''}"
             if contest.why_not:
-                table.row(told, "-", contest.why_not)
+                table.row(label, "-", contest.why_not)
                 continue
             is_barred = contest.kind is Hubs and count == 100
             # Each publisher waits: more than all of them at once is a mistake of the count.
             held = bool(contest.traced) and 5 <= contest.traced <= count
-            table.row(told, f"{contest.a_second():,.0f} a second", contest.remark(), "shared" if is_barred else None, held)
+            table.row(label, f"{contest.a_second():,.0f} a second", contest.remark(), "shared" if is_barred else None, held)
         hub, _, redis = contests
         if not redis.why_not:
             beside = hub.a_second() / redis.a_second()

@@ -153,8 +153,8 @@ class Syncs:
         if not shutil.which("strace"):
             self.why_not = "there is no strace"
             return self
-        self.told = tempfile.NamedTemporaryFile(mode="r", prefix="wshub-strace-")
-        command = ["strace", "-f", "-c", "-qq", "-e", "trace=fsync,fdatasync", "-o", self.told.name]
+        self.output = tempfile.NamedTemporaryFile(mode="r", prefix="wshub-strace-")
+        command = ["strace", "-f", "-c", "-qq", "-e", "trace=fsync,fdatasync", "-o", self.output.name]
         command += [word for pid in tree(self.pid) for word in ("-p", str(pid))]
         self.strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         end = time.monotonic() + 5
@@ -175,6 +175,6 @@ class Syncs:
             return
         self.strace.send_signal(signal.SIGINT)
         self.strace.communicate(timeout=10)
-        rows = [line.split() for line in self.told.read().splitlines()]
+        rows = [line.split() for line in self.output.read().splitlines()]
         # % time, seconds, µs a call, calls, errors where there are any, name
         self.count = sum(int(row[3]) for row in rows if row and row[-1] in ("fsync", "fdatasync"))

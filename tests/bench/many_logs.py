@@ -33,8 +33,8 @@ def fill(hub, count):
     with hub.worker() as worker:
         for begin in range(0, count, 1000):
             worker.send(b"".join(b'{"user_id":"user%06d","event":"bench","data":"%s"}\n' % (n, DATA) for n in range(begin, begin + 1000)))
-        said = hub.until(lambda said: said["messages_received"] >= count)
-    assert said["kept_messages"] == count, f"not all are kept: {said}"
+        stats = hub.until(lambda stats: stats["messages_received"] >= count)
+    assert stats["kept_messages"] == count, f"not all are kept: {stats}"
     hub.until_written(120)
 
 
@@ -53,12 +53,12 @@ def hand_over(hub):
     thread = threading.Thread(target=pulse)
     thread.start()
     time.sleep(0.3)
-    pid, of_others, told = hub.process.pid, shared(), hub.logged().count("took over")
+    pid, of_others, takeovers = hub.process.pid, shared(), hub.logged().count("took over")
     rest = private(pid)
     with kernel_counters.Watch(lambda: {"most": private(pid) + max(0, shared() - of_others)}, 0.003) as watch:
         os.kill(pid, signal.SIGUSR2)
         end = time.monotonic() + 20
-        while hub.logged().count("took over") == told:
+        while hub.logged().count("took over") == takeovers:
             assert time.monotonic() < end, f"nobody took over: {hub.logged()}"
             time.sleep(0.01)
         time.sleep(0.5)
@@ -94,5 +94,5 @@ def measure_logs(sizes, table):
             for begin in range(0, count, 1000):
                 worker.send(b"".join(b'{"user_id":"user%06d","event":"bench","data":"%s"}\n' % (n, DATA) for n in range(begin, begin + 1000)))
                 hub.until_written(120)
-            said = worker.ask({"action": "stats"})
-        table.row("kept at default limits", f"{said['kept_messages']:,}", f"memory_bytes {said['memory_bytes'] / MIB:.1f} MiB", "all logs", said["kept_messages"] >= min(count, MOST_BY_DEFAULT))
+            stats = worker.ask({"action": "stats"})
+        table.row("kept at default limits", f"{stats['kept_messages']:,}", f"memory_bytes {stats['memory_bytes'] / MIB:.1f} MiB", "all logs", stats["kept_messages"] >= min(count, MOST_BY_DEFAULT))

@@ -15,7 +15,7 @@ def owed(hub, count, pause):
     hub.until_written()
 
 
-def heard(hub, count):
+def deliver_all(hub, count):
     """Half to an inbox, half to a channel; both have a subscriber."""
     with hub.connect("here") as here, hub.subscriber("bench", user="there") as there, hub.worker() as worker:
         for _ in range(count // 2):
@@ -57,7 +57,7 @@ def measure_bytes(sizes, table):
         kinds = (
             ("owed, nobody there, 100 a second", sizes.owed, lambda hub: owed(hub, sizes.owed, 0.01)),
             ("owed, nobody there, all at once", sizes.owed, lambda hub: owed(hub, sizes.owed, 0)),
-            ("heard by everybody within the delay", sizes.owed, lambda hub: heard(hub, sizes.owed)),
+            ("heard by everybody within the delay", sizes.owed, lambda hub: deliver_all(hub, sizes.owed)),
             ("durable, one by one", sizes.single, lambda hub: durable(hub, sizes.single, 1)),
             ("durable, 10 at once", sizes.bursts * 10, lambda hub: durable(hub, sizes.bursts, 10)),
             ("durable, 100 at once", sizes.bursts * 100, lambda hub: durable(hub, sizes.bursts, 100)),
@@ -86,8 +86,8 @@ def fill(hub, sizes):
     with hub.worker() as worker:
         for _ in range(each):
             worker.send(b"".join(line(f"user{n}") for n in range(sizes.inboxes)))
-        said = hub.until(lambda said: said["messages_received"] >= sizes.kept)
-    assert said["kept_messages"] == sizes.kept, f"not all are kept: {said}"
+        stats = hub.until(lambda stats: stats["messages_received"] >= sizes.kept)
+    assert stats["kept_messages"] == sizes.kept, f"not all are kept: {stats}"
     return hub.until_written(120)
 
 
@@ -106,8 +106,8 @@ def start_again(hub):
     with kernel_counters.Watch(lambda: memory_of(hub), 0.01) as watch:
         hub.start()
         took = hub.took
-        said = hub.until(lambda said: said["kept_messages"] > 0)
-    return took, watch.most, said["kept_messages"]
+        stats = hub.until(lambda stats: stats["kept_messages"] > 0)
+    return took, watch.most, stats["kept_messages"]
 
 
 def memory_of(hub):
@@ -121,9 +121,9 @@ def measure_kept(sizes, table):
     with Store(**ROOM_FOR_ALL) as hub:
         empty = kernel_counters.private(hub.process.pid)
         began, before = time.monotonic(), hub.written()
-        said = fill(hub, sizes)
+        stats = fill(hub, sizes)
         table.row("written in", f"{time.monotonic() - began:.1f} s", f"{(hub.written() - before) / sizes.kept:,.0f} B a message")
-        table.row("room on the disk", f"{hub.room() / MIB:.1f} MiB", f"{hub.room() / sizes.kept:,.0f} B a message; they count {said['kept_bytes'] / MIB:.1f} MiB")
+        table.row("room on the disk", f"{hub.room() / MIB:.1f} MiB", f"{hub.room() / sizes.kept:,.0f} B a message; they count {stats['kept_bytes'] / MIB:.1f} MiB")
         time.sleep(2)
         idle = of_both(kernel_counters.private, hub)
         hub.until_alone()

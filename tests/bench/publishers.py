@@ -32,14 +32,14 @@ def publish(path, requests, is_answer, seconds):
     publishers, poll, waits = {}, select.epoll(), []
 
     def send(one):
-        sock, turn, said, _, _ = one
-        one[1], one[3], one[4] = (turn + 1) % len(said), b"", time.perf_counter()
-        sock.sendall(said[turn])
+        sock, turn, payloads, _, _ = one
+        one[1], one[3], one[4] = (turn + 1) % len(payloads), b"", time.perf_counter()
+        sock.sendall(payloads[turn])
 
-    for said in requests:
+    for payloads in requests:
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(str(path))
-        publishers[sock.fileno()] = [sock, 0, said, b"", 0.0]
+        publishers[sock.fileno()] = [sock, 0, payloads, b"", 0.0]
         poll.register(sock, select.EPOLLIN)
     began = time.perf_counter()
     for one in publishers.values():

@@ -53,13 +53,13 @@ class Store(Hub):
         """Waits until the statistics are so."""
         end = time.monotonic() + within
         with self.worker() as worker:
-            while not is_so(said := worker.ask({"action": "stats"})):
-                assert time.monotonic() < end, f"still not so after {within} s: {said}"
+            while not is_so(stats := worker.ask({"action": "stats"})):
+                assert time.monotonic() < end, f"still not so after {within} s: {stats}"
                 time.sleep(0.05)
-        return said
+        return stats
 
     def until_written(self, within=60):
-        return self.until(lambda said: said["unstored_bytes"] == 0, within)
+        return self.until(lambda stats: stats["unstored_bytes"] == 0, within)
 
     def until_alone(self, within=60):
         """Until the process that owns the disk has ended."""

@@ -5,8 +5,8 @@ use wshubd::config::{Config, Loaded, OptionChange};
 use crate::{Scratch, environment, read};
 
 fn changes(was: &str, is: &str) -> Vec<(String, String, String)> {
-    let told = |OptionChange { setting, from, to }| (setting, from, to);
-    read(was).unwrap().changes(&read(is).unwrap()).into_iter().map(told).collect()
+    let fields = |OptionChange { setting, from, to }| (setting, from, to);
+    read(was).unwrap().changes(&read(is).unwrap()).into_iter().map(fields).collect()
 }
 
 fn change(setting: &str, from: &str, to: &str) -> (String, String, String) {
@@ -52,14 +52,17 @@ fn a_setting_that_takes_a_restart_is_named_with_its_line() {
     let before = loaded(&scratch, "[state]\nstore = 'memory'\n", &[]);
     let mut next = loaded(&scratch, "# nothing\n[listen]\nhttp = ['[::1]:80']\n", &[]);
     let problems = next.succeed(&before, &[]).unwrap_err();
-    let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    assert_eq!(told.len(), 2, "{told:?}");
-    assert!(told[0].contains("wshubd.toml:3: `listen.http` cannot change while wshubd runs"), "{told:?}");
+    let messages: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(messages.len(), 2, "{messages:?}");
     assert!(
-        told[1].contains("wshubd.toml: `state.store` is not set any more, and cannot change"),
-        "{told:?}"
+        messages[0].contains("wshubd.toml:3: `listen.http` cannot change while wshubd runs"),
+        "{messages:?}"
     );
-    assert!(told[1].ends_with("from \"memory\" to \"sled\": restart it"), "{told:?}");
+    assert!(
+        messages[1].contains("wshubd.toml: `state.store` is not set any more, and cannot change"),
+        "{messages:?}"
+    );
+    assert!(messages[1].ends_with("from \"memory\" to \"sled\": restart it"), "{messages:?}");
 }
 
 #[test]

@@ -51,9 +51,9 @@ fn overlapping_addresses_are_refused_with_both() {
     ] {
         for (first, second) in [(all, one), (one, all)] {
             let error = both(first, second).unwrap_err();
-            let said =
+            let expected =
                 format!("hub.toml:4: `listen.http` wants no address that is among those of \"{first}\"");
-            assert!(error.starts_with(&said), "{error}");
+            assert!(error.starts_with(&expected), "{error}");
             assert!(error.ends_with(&format!("(leave out one of the two), not \"{second}\"")), "{error}");
         }
     }
@@ -76,7 +76,7 @@ fn overlapping_addresses_are_refused_with_both() {
 fn a_relative_path_is_refused_with_the_absolute_one() {
     let here = std::env::current_dir().unwrap();
     // Beside the file, whose directory the messages here leave out.
-    let told = [
+    let cases = [
         ("~/x", "\"/home/ada/x\""),
         ("~", "\"/home/ada\""),
         ("$HOME/x", "\"/home/ada/x\""),
@@ -93,15 +93,15 @@ fn a_relative_path_is_refused_with_the_absolute_one() {
     ] {
         // What has not the shape of a path and is none may be the secret itself.
         let may_be_secret = |path: &str| option.starts_with("auth.") && ["x/./y/../z", "~"].contains(&path);
-        for (path, meant) in told {
+        for (path, meant) in cases {
             if may_be_secret(path) {
                 continue;
             }
             let text = format!("{before}'{path}'{after}");
             let error = read_with(&text, &[("HOME", "/home/ada")]).unwrap_err();
-            let said =
+            let expected =
                 format!("hub.toml:{line}: `{option}` wants an absolute path, probably {meant}, not {path:?}");
-            assert_eq!(error, said);
+            assert_eq!(error, expected);
         }
         for path in ["~bob/x", "$STATE/x", ""] {
             if option.starts_with("auth.") {

@@ -271,9 +271,9 @@ fn the_example_file_has_every_default() {
     let option = |line: &&str| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1;
     let uncommented: String =
         example.lines().filter(option).map(|line| format!("{}\n", &line[1..])).collect();
-    let said = uncommented.replace("\"60s\"", "\"1m\"");
-    let said = if STORE.is_built_in { said } else { said.replace("\"sled\"", "\"memory\"") };
-    assert_eq!(said, defaults().show().replace("\n\n", "\n"));
+    let shown = uncommented.replace("\"60s\"", "\"1m\"");
+    let shown = if STORE.is_built_in { shown } else { shown.replace("\"sled\"", "\"memory\"") };
+    assert_eq!(shown, defaults().show().replace("\n\n", "\n"));
 }
 
 #[test]

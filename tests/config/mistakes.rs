@@ -66,8 +66,8 @@ fn a_foreign_variable_sets_nothing_and_is_reported_once() {
     let foreign = [("WSHUBD_PORT", "tcp://10.0.0.1:8098"), ("WSHUBD_VERSION", "0.1.0")];
     let loaded = wshubd::config::Config::load(Some(&file), &super::environment(&foreign)).unwrap();
     assert_eq!(loaded.config, defaults());
-    let told = loaded.foreign_variables().unwrap();
-    assert!(told.starts_with("WSHUBD_PORT, WSHUBD_VERSION in the environment: ignored"), "{told}");
+    let warning = loaded.foreign_variables().unwrap();
+    assert!(warning.starts_with("WSHUBD_PORT, WSHUBD_VERSION in the environment: ignored"), "{warning}");
     let loaded = wshubd::config::Config::load(Some(&file), &super::environment(&[])).unwrap();
     assert_eq!(loaded.foreign_variables(), None);
 }

@@ -12,7 +12,7 @@ use super::Scratch;
 /// No user and no group has this number.
 const STRANGER: u32 = 4_000_000_000;
 
-fn told(path: &Path, purpose: Purpose, own: u32) -> String {
+fn explanation(path: &Path, purpose: Purpose, own: u32) -> String {
     explained_to(&Error::from(ErrorKind::PermissionDenied), path, purpose, own)
 }
 
@@ -22,11 +22,14 @@ fn a_closed_path_is_reported_with_owner_mode_and_user() {
     let own = rustix::process::geteuid().as_raw();
     fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o750)).unwrap();
     // What is not there is for the directory that would hold it to allow.
-    let said = told(&scratch.0.join("none/deeper"), Purpose::State, STRANGER);
-    assert!(said.contains(&format!("{} belongs to ", scratch.0.display())), "{said}");
-    assert!(said.contains(&format!("(uid {own}), ")) || said.contains(&format!("uid {own}, ")), "{said}");
-    assert!(said.contains(", mode 0750, and this process runs as uid 4000000000; "), "{said}");
-    let roots = told(Path::new("/proc/1/environ"), Purpose::State, STRANGER);
+    let message = explanation(&scratch.0.join("none/deeper"), Purpose::State, STRANGER);
+    assert!(message.contains(&format!("{} belongs to ", scratch.0.display())), "{message}");
+    assert!(
+        message.contains(&format!("(uid {own}), ")) || message.contains(&format!("uid {own}, ")),
+        "{message}"
+    );
+    assert!(message.contains(", mode 0750, and this process runs as uid 4000000000; "), "{message}");
+    let roots = explanation(Path::new("/proc/1/environ"), Purpose::State, STRANGER);
     assert!(roots.contains("belongs to root (uid 0), group root"), "{roots}");
     let other = Error::from(ErrorKind::NotFound);
     assert_eq!(explained_to(&other, &scratch.0, Purpose::State, STRANGER), other.to_string());
@@ -35,8 +38,8 @@ fn a_closed_path_is_reported_with_owner_mode_and_user() {
 /// Each denial ends with what helps.
 fn helped(table: &[(&Path, Purpose, u32, String)]) {
     for (path, purpose, own, cure) in table {
-        let said = told(path, *purpose, *own);
-        assert!(said.ends_with(cure), "{purpose:?}: {said}");
+        let message = explanation(path, *purpose, *own);
+        assert!(message.ends_with(cure), "{purpose:?}: {message}");
     }
 }
 
@@ -119,8 +122,8 @@ fn a_cure_is_a_command_that_a_shell_reads_as_it_is_meant() {
         (&deeper, Purpose::Listening, format!(r"-o 4000000000 '{root}/it'\''s my/deeper/still'`")),
         (directory, Purpose::Listening, format!(r"-o 4000000000 '{root}/it'\''s my/wshubd'`")),
     ] {
-        let said = told(path, purpose, STRANGER);
-        assert!(said.contains(&command), "{said}");
+        let message = explanation(path, purpose, STRANGER);
+        assert!(message.contains(&command), "{message}");
     }
 }
 
@@ -132,23 +135,26 @@ fn a_cure_that_takes_two_steps_names_both() {
     mode(&key, 0o640);
     let (path, place) = (key.display(), directory.display());
     // Whoever has it may not leave it open.
-    let said = told(&key, Purpose::Secret, STRANGER);
+    let message = explanation(&key, Purpose::Secret, STRANGER);
     let both = format!("`chown 4000000000 {path} && chmod 0600 {path}` lets it read");
-    assert!(said.contains(&both), "{said}");
+    assert!(message.contains(&both), "{message}");
     mode(&directory, 0o700);
     let none = directory.join("none");
     for (purpose, more) in [(Purpose::State, "-d -m 0700"), (Purpose::Listening, "-d")] {
-        let said = told(&none, purpose, STRANGER);
+        let message = explanation(&none, purpose, STRANGER);
         let both = format!("`chmod a+x {place} && install {more} -o 4000000000 {place}/none`");
-        assert!(said.contains(&both), "{said}");
+        assert!(message.contains(&both), "{message}");
     }
     // One that its owner may not use either, and one that has to be entered as well.
     mode(&directory, 0o050);
-    let said = told(&directory, Purpose::State, STRANGER);
-    assert!(said.contains(&format!("`chown -R 4000000000 {place} && chmod -R u+rwX {place}`")), "{said}");
+    let message = explanation(&directory, Purpose::State, STRANGER);
+    assert!(
+        message.contains(&format!("`chown -R 4000000000 {place} && chmod -R u+rwX {place}`")),
+        "{message}"
+    );
     mode(&directory, 0o700);
-    let said = told(&directory, Purpose::Readable, STRANGER);
-    assert!(said.ends_with(&format!("; `chmod a+rx {place}` lets it read")), "{said}");
+    let message = explanation(&directory, Purpose::Readable, STRANGER);
+    assert!(message.ends_with(&format!("; `chmod a+rx {place}` lets it read")), "{message}");
 }
 
 #[test]
@@ -157,13 +163,13 @@ fn the_target_of_a_link_is_what_must_be_readable() {
     let (file, link) = (scratch.write("closed/file", ""), scratch.0.join("link"));
     std::os::unix::fs::symlink("closed/file", &link).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-    let said = told(&link, Purpose::Readable, STRANGER);
-    assert!(said.ends_with(&format!("; `chmod a+r {}` lets it read", file.display())), "{said}");
+    let message = explanation(&link, Purpose::Readable, STRANGER);
+    assert!(message.ends_with(&format!("; `chmod a+r {}` lets it read", file.display())), "{message}");
     // One that leads to itself leads nowhere.
     let round = scratch.0.join("round");
     std::os::unix::fs::symlink("round", &round).unwrap();
     assert_eq!(
-        told(&round, Purpose::Readable, STRANGER),
+        explanation(&round, Purpose::Readable, STRANGER),
         Error::from(ErrorKind::PermissionDenied).to_string()
     );
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::bench::Daemon;
+use crate::harness::Daemon;
 
 /// A port that nobody has now.
 fn free_port() -> u16 {
@@ -17,7 +17,7 @@ fn listens_at(addresses: &[String]) -> String {
     format!("[listen]\nhttp = {http}\n{store}")
 }
 
-/// What somebody on this machine sees without a secret who connects to `to`; 0 where nobody
+/// What a process of this machine sees without a secret at `to`; 0 where nobody
 /// listens.
 fn public_stats(to: IpAddr, port: u16) -> u16 {
     let to = SocketAddr::new(to, port);
@@ -53,8 +53,8 @@ fn an_ipv4_client_has_its_own_address_at_an_ipv6_listener() {
     daemon.address = SocketAddr::new("127.0.0.1".parse().unwrap(), daemon.address.port());
     let _client = daemon.client("ada");
     let mut worker = daemon.worker();
-    worker.say(json!({"action": "connections"}));
-    let listed = worker.hear();
+    worker.send(json!({"action": "connections"}));
+    let listed = worker.receive();
     let listed = listed["connections"].as_array().unwrap().iter();
     let addresses: Vec<&str> = listed.filter_map(|connection| connection["address"].as_str()).collect();
     assert!(matches!(&addresses[..], [one] if one.starts_with("127.0.0.1:")), "{addresses:?}");
@@ -71,8 +71,8 @@ fn a_restart_adds_an_address_that_was_covered_before() {
     for addresses in [&[all_v4, all_v6.clone()][..], &[all_v6]] {
         daemon.write("wshubd.toml", &listens_at(addresses));
         daemon.signal(Signal::USR2);
-        daemon.hear_line("took over");
-        client.lives();
+        daemon.expect_log_line("took over");
+        client.expect_pong();
         assert_eq!((public_stats(v4, port), public_stats(v6, port)), (200, 200), "{addresses:?}");
     }
 }

@@ -3,9 +3,9 @@
 use async_tungstenite::tungstenite::{Error, Message};
 use serde_json::{Value, json};
 
-use crate::bench::Daemon;
+use crate::harness::Daemon;
 
-fn status(result: Result<crate::bench::Client, Error>) -> u16 {
+fn status(result: Result<crate::harness::Client, Error>) -> u16 {
     match result {
         Err(Error::Http(reply)) => reply.status().as_u16(),
         Err(error) => panic!("{error}"),
@@ -24,12 +24,12 @@ fn a_token_may_come_by_header_subprotocol_query_or_in_band() {
     let mut by_protocol = daemon.try_client("/ws", &[("Sec-WebSocket-Protocol", &protocols)]).unwrap();
     let mut by_query = daemon.client_at(&format!("/ws/connect?token={token}"));
     let mut in_band = daemon.client_at("/ws");
-    in_band.hear_type("auth_required");
-    in_band.say(json!({"action": "auth", "token": token}));
-    assert_eq!(in_band.hear_type("auth_success")["user_id"], "ada");
+    in_band.expect_type("auth_required");
+    in_band.send(json!({"action": "auth", "token": token}));
+    assert_eq!(in_band.expect_type("auth_success")["user_id"], "ada");
 
     for client in [&mut by_header, &mut by_protocol, &mut by_query, &mut in_band] {
-        let established = client.hear_type("connection_established");
+        let established = client.expect_type("connection_established");
         assert_eq!((&established["user_id"], &established["protocol"]), (&json!("ada"), &json!(1)));
     }
 }
@@ -41,7 +41,7 @@ fn a_bad_token_is_401_or_4001_for_a_page() {
 
     let mut page =
         daemon.try_client("/ws", &[("Sec-WebSocket-Protocol", "wshub.v1, wshub.bearer.nonsense")]).unwrap();
-    assert_eq!(page.hear_type("auth_failed")["code"], "token_invalid");
+    assert_eq!(page.expect_type("auth_failed")["code"], "token_invalid");
     assert_eq!(page.closed_with(), 4001);
 }
 
@@ -159,9 +159,9 @@ fn the_fifth_malformed_request_ends_the_connection() {
     let daemon = Daemon::start();
     let mut ada = daemon.client("ada");
     for _ in 0..5 {
-        ada.say(json!({"action": "dance"}));
-        assert_eq!(ada.hear_type("error")["code"], "unknown_action");
+        ada.send(json!({"action": "dance"}));
+        assert_eq!(ada.expect_type("error")["code"], "unknown_action");
     }
-    assert_eq!(ada.hear_type("bye")["code"], 4009);
+    assert_eq!(ada.expect_type("bye")["code"], 4009);
     assert_eq!(ada.closed_with(), 4009);
 }

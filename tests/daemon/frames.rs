@@ -7,7 +7,7 @@ use async_tungstenite::tungstenite::protocol::frame::Frame;
 use async_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use serde_json::{Value, json};
 
-use crate::bench::{Client, Daemon, number, resident, stats, wait_for};
+use crate::harness::{Client, Daemon, number, resident, stats, wait_for};
 
 /// A masked text frame.
 fn frame(request: &Value) -> Vec<u8> {
@@ -28,17 +28,17 @@ fn frames_beside_a_handshake_without_a_token_are_refused() {
     let mut ada = daemon.client("ada");
     ada.subscribe("news");
     let (_, mut stranger) = daemon.upgraded("/ws", &[], &[frame(&send(1)), frame(&send(2))].concat());
-    stranger.hear_type("auth_required");
+    stranger.expect_type("auth_required");
     for id in [1, 2] {
-        let refused = stranger.hear_type("error");
+        let refused = stranger.expect_type("error");
         assert_eq!((&refused["code"], &refused["id"]), (&json!("auth_required"), &json!(id)));
     }
     // Nor are they carried out once it has authenticated.
-    stranger.say(json!({"action": "auth", "token": daemon.token("ben")}));
-    stranger.hear_type("auth_success");
-    stranger.hear_type("connection_established");
-    stranger.say(send(3));
-    assert_eq!(ada.hear_type("message")["data"], 3);
+    stranger.send(json!({"action": "auth", "token": daemon.token("ben")}));
+    stranger.expect_type("auth_success");
+    stranger.expect_type("connection_established");
+    stranger.send(send(3));
+    assert_eq!(ada.expect_type("message")["data"], 3);
 }
 
 #[test]
@@ -49,12 +49,12 @@ fn frames_beside_a_handshake_with_a_token_are_all_processed() {
     ada.subscribe("news");
     let early: Vec<u8> = (0..FRAMES).flat_map(|n| frame(&send(n))).collect();
     let (_, mut ben) = daemon.upgraded(&format!("/ws?token={}", daemon.token("ben")), &[], &early);
-    ben.hear_type("connection_established");
+    ben.expect_type("connection_established");
     for n in 0..FRAMES {
-        assert_eq!(ben.hear_type("send_success")["id"], n);
-        assert_eq!(ada.hear_type("message")["data"], n);
+        assert_eq!(ben.expect_type("send_success")["id"], n);
+        assert_eq!(ada.expect_type("message")["data"], n);
     }
-    ben.lives();
+    ben.expect_pong();
 }
 
 #[test]
@@ -97,8 +97,8 @@ fn compression_is_not_negotiated_and_its_frames_close_with_1002() {
         let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
         let (head, mut ada) = daemon.upgraded(&path, &headers, &[]);
         assert!(!head.to_lowercase().contains("sec-websocket-extensions"), "{head}");
-        ada.hear_type("connection_established");
-        ada.lives();
+        ada.expect_type("connection_established");
+        ada.expect_pong();
         let mut compressed = frame(&json!({"action": "ping"}));
         compressed[0] |= 0x40;
         ada.socket.get_mut().write_all(&compressed).unwrap();
@@ -116,7 +116,7 @@ fn a_socket_is_dropped_when_its_peer_never_answers_a_close() {
     let binary = Message::binary(vec![0]);
     let mut peers: Vec<Client> = (0..5).map(|_| daemon.client_at(&path)).collect();
     for peer in &mut peers {
-        peer.hear_type("connection_established");
+        peer.expect_type("connection_established");
         peer.socket.send(binary.clone()).unwrap();
         // The answer to the close is not sent before the next call.
         assert_eq!(peer.closed_with(), 1003);
@@ -137,11 +137,11 @@ fn a_client_that_accepts_no_byte_is_closed_with_4202() {
     // More than all buffers of the kernel hold.
     let data = "x".repeat(32 << 10);
     for n in 0..MESSAGES {
-        worker.say(json!({"channel": "news", "event": "e", "data": [n, data]}));
-        assert_eq!(ada.hear_type("message")["data"][0], n);
+        worker.send(json!({"channel": "news", "event": "e", "data": [n, data]}));
+        assert_eq!(ada.expect_type("message")["data"][0], n);
     }
     let after = wait_for(&mut worker, |stats| number(stats, "closed_slow") == 1);
     assert!(number(&after, "messages_shed") > 0, "{after}");
     assert_eq!(stuck.closed_with(), 4202);
-    ada.lives();
+    ada.expect_pong();
 }

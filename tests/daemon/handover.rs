@@ -13,13 +13,13 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use wshubd::features::STORE;
 
-use crate::bench::{Client, Daemon, PATIENCE, Worker, directory};
+use crate::harness::{Client, Daemon, PATIENCE, Worker, directory};
 
 impl Daemon {
     /// Has the daemon go on in another program, and waits until it does.
     pub(crate) fn hand_over(&mut self) -> String {
         self.signal(Signal::USR2);
-        self.hear_line("took over")
+        self.expect_log_line("took over")
     }
 }
 
@@ -31,9 +31,9 @@ impl Client {
 
     /// Answers with `pong`: the daemon has read all that was sent before.
     fn is_heard(&mut self) {
-        self.say(json!({"action": "ping", "id": "heard"}));
+        self.send(json!({"action": "ping", "id": "heard"}));
         loop {
-            let frame = self.hear();
+            let frame = self.receive();
             if frame["id"] == "heard" {
                 return assert_eq!(frame["type"], "pong", "{frame}");
             }
@@ -43,8 +43,8 @@ impl Client {
 
 impl Worker {
     pub(crate) fn ok(&mut self, line: Value) {
-        self.say(line);
-        assert_eq!(self.hear()["type"], "ok");
+        self.send(line);
+        assert_eq!(self.receive()["type"], "ok");
     }
 }
 
@@ -67,15 +67,15 @@ fn a_client_and_a_worker_stay_connected() {
     ada.subscribe("news");
     let (pid, silent) = (daemon.pid(), TcpStream::connect(daemon.address).unwrap());
 
-    let told = daemon.hand_over();
+    let reply = daemon.hand_over();
 
-    assert!(told.contains("took over 2 connections"), "{told}");
+    assert!(reply.contains("took over 2 connections"), "{reply}");
     assert_eq!(daemon.pid(), pid);
     worker.ok(json!({"channel": "news", "event": "tick", "data": 1, "id": 1}));
-    assert_eq!(ada.hear_type("message")["data"], 1);
+    assert_eq!(ada.expect_type("message")["data"], 1);
     ada.is_heard();
-    ada.say(json!({"action": "send", "channel": "news", "event": "tock", "id": 2}));
-    while ada.hear()["type"] != "send_success" {}
+    ada.send(json!({"action": "send", "channel": "news", "event": "tock", "id": 2}));
+    while ada.receive()["type"] != "send_success" {}
     assert_eq!(daemon.http("GET /healthz", &[], "").0, 200, "the door is the same");
     let mut later = daemon.client("ben");
     later.is_heard();
@@ -99,16 +99,16 @@ fn partial_frames_messages_and_lines_are_finished_after_it() {
         worker.write(r#"{"action":"stats","#);
         daemon.hand_over();
         ada.write(&whole[cut..]);
-        assert_eq!(ada.hear_type("pong")["id"], "one");
+        assert_eq!(ada.expect_type("pong")["id"], "one");
         ben.write(&frame(r#""ping","#, Data::Continue, false)[7..]);
         // A control frame may stand in between.
         ben.socket.send(Message::Ping(b"still there".to_vec().into())).unwrap();
         assert_eq!(ben.socket.read().unwrap(), Message::Pong(b"still there".to_vec().into()));
         daemon.hand_over();
         ben.write(&frame(r#""id":"two"}"#, Data::Continue, true));
-        assert_eq!(ben.hear_type("pong")["id"], "two");
+        assert_eq!(ben.expect_type("pong")["id"], "two");
         worker.write("\"id\":3}\n");
-        assert_eq!(worker.hear()["id"], 3);
+        assert_eq!(worker.receive()["id"], 3);
     }
 }
 
@@ -117,10 +117,10 @@ fn a_line_over_the_limit_is_skipped_across_both_processes() {
     let mut daemon = Daemon::start();
     let mut worker = daemon.worker();
     worker.write(&"x".repeat(2 << 20));
-    assert_eq!(worker.hear()["code"], "too_large");
+    assert_eq!(worker.receive()["code"], "too_large");
     daemon.hand_over();
     worker.write("the rest of it\n{\"action\":\"stats\",\"id\":4}\n");
-    assert_eq!(worker.hear()["id"], 4);
+    assert_eq!(worker.receive()["id"], 4);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn unread_messages_come_whole_and_in_order_before_new_ones() {
     }
     daemon.hand_over();
     for n in 0..210 {
-        let message = slow.hear_type("message");
+        let message = slow.expect_type("message");
         assert_eq!(message["data"][0], n, "{}", message["seq"]);
     }
     slow.is_heard();
@@ -155,7 +155,7 @@ fn an_operation_goes_on_and_its_interrupt_overtakes_messages() {
     ada.subscribe("jobs");
     for operation in ["one", "two"] {
         owner.ok(json!({"action": "operation_start", "operation_id": operation, "channel": "jobs", "user_id": "ada", "id": 1}));
-        assert_eq!(ada.hear_type("operation")["state"], "started");
+        assert_eq!(ada.expect_type("operation")["state"], "started");
     }
     owner.ok(json!({"action": "subscribe", "channel": "noise", "id": 2}));
     let data = "x".repeat(16 << 10);
@@ -163,21 +163,21 @@ fn an_operation_goes_on_and_its_interrupt_overtakes_messages() {
         other.ok(json!({"channel": "noise", "event": "line", "data": [n, data], "id": n}));
     }
     // Pulled before, and after; and nobody asks twice.
-    ada.say(json!({"action": "interrupt", "data": {"operation_id": "one"}, "id": 1}));
-    while ada.hear()["type"] != "interrupt_result" {}
+    ada.send(json!({"action": "interrupt", "data": {"operation_id": "one"}, "id": 1}));
+    while ada.receive()["type"] != "interrupt_result" {}
     daemon.hand_over();
-    ada.say(json!({"action": "interrupt", "data": {"operation_id": "two"}, "id": 2}));
-    while ada.hear()["type"] != "interrupt_result" {}
+    ada.send(json!({"action": "interrupt", "data": {"operation_id": "two"}, "id": 2}));
+    while ada.receive()["type"] != "interrupt_result" {}
 
-    let heard: Vec<Value> = (0..202).map(|_| owner.hear()).collect();
+    let received: Vec<Value> = (0..202).map(|_| owner.receive()).collect();
 
-    let at = |operation: &str| heard.iter().position(|line| line["operation_id"] == operation).unwrap();
+    let at = |operation: &str| received.iter().position(|line| line["operation_id"] == operation).unwrap();
     assert!(at("one") < 150 && at("two") < 150, "{} {}", at("one"), at("two"));
-    let noise = heard.iter().filter(|line| line["type"] == "message").map(|line| line["data"][0].clone());
+    let noise = received.iter().filter(|line| line["type"] == "message").map(|line| line["data"][0].clone());
     assert!(noise.eq((0..200).map(Value::from)), "nothing is lost or moved");
     for operation in ["one", "two"] {
-        owner.say(json!({"action": "operation_end", "operation_id": operation, "state": "interrupted"}));
-        while ada.hear()["state"] != "ended" {}
+        owner.send(json!({"action": "operation_end", "operation_id": operation, "state": "interrupted"}));
+        while ada.receive()["state"] != "ended" {}
     }
 }
 
@@ -196,7 +196,7 @@ fn ten_handovers_lose_double_and_reorder_nothing() {
         daemon.hand_over();
     }
     for n in 0..2000 {
-        let message = ada.hear_type("message");
+        let message = ada.expect_type("message");
         assert_eq!((&message["data"], &message["seq"]), (&json!(n), &json!(n + 1)));
     }
     talking.join().unwrap();
@@ -210,21 +210,21 @@ fn inboxes_and_cursors_are_handed_over() {
     worker.ok(json!({"user_id": "ada", "event": "mail", "data": "waits", "id": 1}));
     daemon.hand_over();
     let mut ada = daemon.client_at(&format!("/ws?inbox=ack&token={token}"));
-    let epoch = ada.hear_type("connection_established")["inbox"]["epoch"].clone();
-    let first = ada.hear_type("message");
+    let epoch = ada.expect_type("connection_established")["inbox"]["epoch"].clone();
+    let first = ada.expect_type("message");
     assert_eq!(first["data"], "waits");
     daemon.hand_over();
     worker.ok(json!({"user_id": "ada", "event": "mail", "data": "live", "id": 2}));
-    let second = ada.hear_type("message");
+    let second = ada.expect_type("message");
     assert_eq!(second["data"], "live");
-    ada.say(json!({"action": "ack", "seq": second["seq"], "epoch": epoch}));
+    ada.send(json!({"action": "ack", "seq": second["seq"], "epoch": epoch}));
     ada.is_heard();
     daemon.hand_over();
     drop(ada);
     let mut again = daemon.client_at(&format!("/ws?inbox=ack&token={token}"));
-    again.hear_type("connection_established");
-    again.say(json!({"action": "ping"}));
-    again.hear_type("pong");
+    again.expect_type("connection_established");
+    again.send(json!({"action": "ping"}));
+    again.expect_type("pong");
 }
 
 #[test]
@@ -250,11 +250,11 @@ fn the_lock_stays_taken_and_children_get_no_handover_state() {
         daemon.post("/broadcast", json!({"channel": "c", "event": "e", "durable": true}));
         daemon.hand_over();
     }
-    let mut second = crate::bench::command(&daemon.directory).spawn().unwrap();
-    let mut said = String::new();
-    second.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    let mut second = crate::harness::command(&daemon.directory).spawn().unwrap();
+    let mut stderr = String::new();
+    second.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     second.wait().unwrap();
-    assert!(said.contains("already running"), "{said}");
+    assert!(stderr.contains("already running"), "{stderr}");
     daemon.post("/broadcast", json!({"channel": "c", "event": "e", "durable": true}));
     let pid = daemon.pid().as_raw_nonzero();
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
@@ -273,8 +273,8 @@ fn a_configuration_the_next_process_refuses_keeps_this_one() {
     let secret = std::fs::read_to_string(&key).unwrap();
     std::fs::write(&key, "").unwrap();
     daemon.signal(Signal::USR2);
-    let said = daemon.hear_line("nothing is handed over");
-    assert!(said.contains("broadcast.secret"), "{said}");
+    let line = daemon.expect_log_line("nothing is handed over");
+    assert!(line.contains("broadcast.secret"), "{line}");
     ada.is_heard();
     std::fs::write(&key, secret).unwrap();
     daemon.hand_over();
@@ -282,7 +282,7 @@ fn a_configuration_the_next_process_refuses_keeps_this_one() {
 }
 
 /// A daemon that finds a state which it cannot read, and the sockets of two links; up to
-/// the line in which it says `until`.
+/// the line with `until`.
 fn started_with(
     state: &[u8],
     variables: &[(&str, &str)],
@@ -310,28 +310,28 @@ fn started_with(
     drop((into, theirs, theirs_too));
 
     let directory = directory();
-    let daemon = crate::bench::command(&directory);
+    let daemon = crate::harness::command(&directory);
     let mut shell = std::process::Command::new("/bin/sh");
     shell.env_clear().envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let script = "exec 3<&0 4>&1 </dev/null >/dev/null; WSHUB_HANDOVER=$$:3:4 exec \"$0\"";
     shell.envs(variables.iter().copied()).args(["-c", script]).arg(daemon.get_program());
     let mut child = shell.stdin(file).stdout(pouch).stderr(std::process::Stdio::piped()).spawn().unwrap();
     let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
-    let mut said = String::new();
-    while !said.contains(until) {
-        assert_ne!(std::io::BufRead::read_line(&mut log, &mut said).unwrap(), 0, "{said}");
+    let mut output = String::new();
+    while !output.contains(until) {
+        assert_ne!(std::io::BufRead::read_line(&mut log, &mut output).unwrap(), 0, "{output}");
     }
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     worker.set_read_timeout(Some(PATIENCE)).unwrap();
-    (client, worker, said, child)
+    (client, worker, output, child)
 }
 
 #[test]
 fn connections_of_an_unreadable_state_are_closed_to_reconnect() {
     let other_form = format!("{:<159}\n", "wshubd handover 99 0 0 2 0 0 0 0");
     for state in [other_form.as_bytes(), b"nothing of ours".as_slice()] {
-        let (mut client, mut worker, said, mut daemon) = started_with(state, &[], "started");
-        assert!(said.contains("cannot be used"), "{said}");
+        let (mut client, mut worker, output, mut daemon) = started_with(state, &[], "started");
+        assert!(output.contains("cannot be used"), "{output}");
         are_told_to_come_back(&mut client, &mut worker);
         daemon.kill().unwrap();
         daemon.wait().unwrap();
@@ -363,10 +363,10 @@ fn a_next_daemon_that_cannot_start_closes_to_reconnect() {
         (("WSHUBD_LISTEN__WORKER", "/proc/worker.sock"), 69),
     ];
     for ((name, value), code) in mistakes {
-        let (mut client, mut worker, said, mut daemon) =
+        let (mut client, mut worker, output, mut daemon) =
             started_with(state.as_bytes(), &[(name, value)], value);
         are_told_to_come_back(&mut client, &mut worker);
-        assert_eq!(daemon.wait().unwrap().code(), Some(code), "{said}");
+        assert_eq!(daemon.wait().unwrap().code(), Some(code), "{output}");
     }
 }
 
@@ -377,15 +377,15 @@ fn a_killed_daemon_hands_nothing_over_and_the_next_logs_it() {
     daemon.post("/broadcast", json!({"channel": "c", "event": "e"}));
     daemon.kill();
     daemon.ended();
-    let mut again = crate::bench::command(&daemon.directory).spawn().unwrap();
+    let mut again = crate::harness::command(&daemon.directory).spawn().unwrap();
     let mut log = std::io::BufReader::new(again.stderr.take().unwrap());
-    let mut said = String::new();
-    while !said.contains("started") {
-        assert_ne!(std::io::BufRead::read_line(&mut log, &mut said).unwrap(), 0, "{said}");
+    let mut output = String::new();
+    while !output.contains("started") {
+        assert_ne!(std::io::BufRead::read_line(&mut log, &mut output).unwrap(), 0, "{output}");
     }
     again.kill().unwrap();
     again.wait().unwrap();
-    assert!(said.contains("handed nothing over"), "{said}");
+    assert!(output.contains("handed nothing over"), "{output}");
 }
 
 /// A configuration that listens there, and keeps a history.
@@ -405,21 +405,21 @@ fn free_port() -> u16 {
     ports.find(|port| std::net::TcpListener::bind(("0.0.0.0", *port)).is_ok()).unwrap()
 }
 
-/// What somebody finds who comes now: the epoch of the history, its last position, and
+/// The state that a new client finds: the epoch of the history, its last position, and
 /// all that it holds; and what waits in the inbox.
 fn found(daemon: &Daemon) -> (Value, Value, Vec<Value>, Value) {
     let mut ada = daemon.client_at(&format!("/ws?inbox=ack&token={}", daemon.token("ada")));
-    let inbox = ada.hear_type("connection_established")["inbox"].clone();
-    ada.say(json!({"action": "subscribe", "channel": "h", "since": {"epoch": "", "seq": 0}, "id": "h"}));
+    let inbox = ada.expect_type("connection_established")["inbox"].clone();
+    ada.send(json!({"action": "subscribe", "channel": "h", "since": {"epoch": "", "seq": 0}, "id": "h"}));
     let mut messages = Vec::new();
     let subscribed = loop {
-        let frame = ada.hear();
+        let frame = ada.receive();
         if frame["type"] == "subscription_succeeded" {
             break frame;
         }
     };
     while messages.len() < 3 {
-        let frame = ada.hear();
+        let frame = ada.receive();
         if frame["type"] == "message" && frame["channel"] == "h" {
             messages.push(frame["data"].clone());
         }
@@ -446,8 +446,8 @@ fn an_occupied_port_refuses_the_handover_and_loses_nothing() {
     let address = taken.local_addr().unwrap().to_string();
     daemon.write("wshubd.toml", &listens_at(&address));
     daemon.signal(Signal::USR2);
-    let said = daemon.hear_line("nothing is handed over");
-    assert!(said.contains(&format!("cannot listen on {address}")), "{said}");
+    let line = daemon.expect_log_line("nothing is handed over");
+    assert!(line.contains(&format!("cannot listen on {address}")), "{line}");
     ben.is_heard();
     assert_eq!(found(&daemon), before);
     // The worker socket is looked at too.
@@ -455,8 +455,8 @@ fn an_occupied_port_refuses_the_handover_and_loses_nothing() {
     let elsewhere = format!("[listen]\nworker = {taken:?}\n");
     daemon.write("wshubd.toml", &listens_at("127.0.0.1:0").replace("[listen]\n", &elsewhere));
     daemon.signal(Signal::USR2);
-    let said = daemon.hear_line("nothing is handed over");
-    assert!(said.contains("is something else, and is to be the worker socket"), "{said}");
+    let line = daemon.expect_log_line("nothing is handed over");
+    assert!(line.contains("is something else, and is to be the worker socket"), "{line}");
     ben.is_heard();
 }
 
@@ -492,7 +492,7 @@ fn a_next_program_that_fails_leaves_everything_on_the_disk() {
     let taken = std::net::TcpListener::bind(("127.0.0.2", port)).unwrap();
     daemon.write("wshubd.toml", &listens_at(&format!("0.0.0.0:{port}")));
     daemon.signal(Signal::USR2);
-    while ben.hear()["type"] != "bye" {}
+    while ben.receive()["type"] != "bye" {}
     assert_eq!(ben.closed_with(), 4200);
     drop(ben);
     let (code, log) = daemon.ended();
@@ -520,7 +520,7 @@ fn options_that_a_reload_refuses_also_refuse_a_handover() {
     let before = found(&daemon);
     let (mut ben, mut worker) = (daemon.client("ben"), daemon.worker());
     let cannot = "cannot change while wshubd runs, from ";
-    for (written, said) in [
+    for (written, expected) in [
         (text(&other), format!("wshubd.toml:2: `state.directory` {cannot}")),
         (text(&format!("{here}store = \"memory\"\n")), format!("wshubd.toml:3: `state.store` {cannot}")),
         (text(""), format!("wshubd.toml: `state.directory` is not set any more, and {cannot}")),
@@ -531,7 +531,7 @@ fn options_that_a_reload_refuses_also_refuse_a_handover() {
         daemon.signal(Signal::USR2);
         let line = daemon.logged();
         assert!(line.contains("SIGUSR2: nothing is handed over: "), "{line}");
-        assert!(line.contains(&said) && line.ends_with(": restart it\n"), "{line}");
+        assert!(line.contains(&expected) && line.ends_with(": restart it\n"), "{line}");
         ben.is_heard();
         worker.ok(json!({"action": "ping", "id": 1}));
     }
@@ -549,7 +549,7 @@ fn options_that_a_reload_refuses_also_refuse_a_handover() {
     daemon.hand_over();
     ben.is_heard();
     assert_eq!(found(&daemon), before);
-    crate::bench::remove(&state);
+    crate::harness::remove(&state);
 }
 
 #[cfg(feature = "store")]
@@ -564,14 +564,14 @@ fn durable_messages_are_refused_after_it_while_the_disk_fails() {
     let mut daemon = Daemon::in_directory(directory);
     let mut worker = daemon.worker();
     let failed = |worker: &mut Worker| {
-        worker.say(json!({"action": "stats", "id": 1}));
-        worker.hear()["store_failed"].clone()
+        worker.send(json!({"action": "stats", "id": 1}));
+        worker.receive()["store_failed"].clone()
     };
     assert_eq!(failed(&mut worker), 1);
     daemon.hand_over();
     assert_eq!(failed(&mut worker), 1, "nobody waits for such a disk");
-    worker.say(json!({"user_id": "ada", "event": "mail", "durable": true, "id": 2}));
-    assert_eq!(worker.hear()["code"], "store_unavailable");
+    worker.send(json!({"user_id": "ada", "event": "mail", "durable": true, "id": 2}));
+    assert_eq!(worker.receive()["code"], "store_unavailable");
 }
 
 #[cfg(feature = "store")]
@@ -585,7 +585,7 @@ fn a_restart_onto_an_occupied_port_is_a_clean_stop() {
     daemon.write("wshubd.toml", &listens_at(&taken.local_addr().unwrap().to_string()));
     daemon.signal(Signal::USR1);
     daemon.signal(Signal::TERM);
-    while ben.hear()["type"] != "bye" {}
+    while ben.receive()["type"] != "bye" {}
     assert_eq!(ben.closed_with(), 4200);
     drop(ben);
     let (code, log) = daemon.ended();
@@ -605,21 +605,21 @@ fn pipelined_worker_lines_are_published_by_the_next_program() {
     let mut daemon = Daemon::with(&[("WSHUBD_STORE__BYTES", "512MiB"), ("WSHUBD_STORE__FLASH_BUDGET", "0")]);
     let mut hog = daemon.worker();
     let mut writer = hog.writer();
-    let said = std::thread::spawn(move || {
+    let writer = std::thread::spawn(move || {
         for n in 0..LINES {
             let line = json!({"user_id": format!("hog{}", n % 50), "event": "e", "durable": true, "id": n});
             writer.write_all(format!("{line}\n").as_bytes()).unwrap();
         }
     });
     let mut answered = vec![0; LINES];
-    for heard in 0..LINES {
-        let answer = hog.hear();
+    for received in 0..LINES {
+        let answer = hog.receive();
         assert_eq!(answer["stored"], true, "{answer}");
         answered[answer["id"].as_u64().unwrap() as usize] += 1;
-        if heard == 500 {
+        if received == 500 {
             daemon.hand_over();
         }
     }
-    said.join().unwrap();
+    writer.join().unwrap();
     assert_eq!(answered, [1; LINES]);
 }

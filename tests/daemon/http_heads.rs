@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::bench::{Daemon, PATIENCE, UPGRADE, number, stats, wait_for};
+use crate::harness::{Daemon, PATIENCE, UPGRADE, number, stats, wait_for};
 
 /// The last request of a connection.
 const LAST: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -173,7 +173,7 @@ fn a_large_head_or_one_with_nul_is_answered_to_the_end() {
         assert_eq!(statuses(&answer), [status], "{shown}");
         assert_eq!(answer.contains("{\"code\":"), status != 200, "what is refused says why: {answer}");
     }
-    ada.lives();
+    ada.expect_pong();
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn an_unparsable_request_has_a_line_in_the_access_log() {
         let answers = daemon.answers_to(request.as_bytes());
         let (_, body) = answers.rsplit_once("\r\n\r\n").unwrap();
         let line = loop {
-            let line = daemon.hear_line("access: ");
+            let line = daemon.expect_log_line("access: ");
             if !line.contains(" 200 15 bytes ") {
                 break line;
             }
@@ -229,13 +229,13 @@ fn an_evicted_partial_head_has_a_line_in_the_access_log() {
     first.write_all(b"GET /first?hidden").unwrap();
     let mut second = TcpStream::connect(daemon.address).unwrap();
     first.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut told = String::new();
-    first.read_to_string(&mut told).unwrap();
-    assert_eq!(statuses(&told), [503]);
-    let line = daemon.hear_line("access: ");
+    let mut reply = String::new();
+    first.read_to_string(&mut reply).unwrap();
+    assert_eq!(statuses(&reply), [503]);
+    let line = daemon.expect_log_line("access: ");
     assert!(line.starts_with("INFO access: 127.0.0.1 - GET \"/first\" 503 "), "{line}");
     second.write_all(LAST.as_bytes()).unwrap();
-    assert!(daemon.hear_line("access: ").starts_with("INFO access: 127.0.0.1 - GET \"/healthz\" 200 "));
+    assert!(daemon.expect_log_line("access: ").starts_with("INFO access: 127.0.0.1 - GET \"/healthz\" 200 "));
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn a_token_larger_than_any_head_is_answered() {
         assert_eq!(statuses(&answers)[0], status, "{bytes} bytes: {answers}");
         assert_eq!(answers.contains("token_invalid"), status == 401, "{answers}");
     }
-    ada.lives();
+    ada.expect_pong();
 }
 
 #[test]
@@ -327,5 +327,5 @@ fn a_handshake_cut_at_any_byte_leaks_nothing() {
     let names = ["total_connections", "connected_users"];
     wait_for(&mut worker, |stats| names.iter().all(|name| stats[name] == before[name]));
     assert!(number(&stats(&mut worker), "memory_bytes") < number(&before, "memory_bytes") + 4096);
-    daemon.client("grace").lives();
+    daemon.client("grace").expect_pong();
 }

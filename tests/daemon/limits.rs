@@ -9,7 +9,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::{Value, json};
 use wshubd::features::STORE;
 
-use crate::bench::{Client, Daemon, Worker, number, resident, stats, wait_for};
+use crate::harness::{Client, Daemon, Worker, number, resident, stats, wait_for};
 
 /// The status of a refused upgrade, and when to come back.
 fn refusal(daemon: &Daemon, path: &str) -> (u16, bool) {
@@ -20,8 +20,8 @@ fn refusal(daemon: &Daemon, path: &str) -> (u16, bool) {
     }
 }
 
-/// Says part of a frame of 256 KiB, and no more.
-fn say_half(client: &mut Client, bytes: usize) {
+/// Sends part of a frame of 256 KiB, and no more.
+fn send_half(client: &mut Client, bytes: usize) {
     let mut half = vec![0x81, 0xff, 0, 0, 0, 0, 0, 4, 0, 0, 1, 2, 3, 4];
     half.resize(bytes, b'x');
     client.socket.get_mut().write_all(&half).unwrap();
@@ -37,7 +37,7 @@ fn peers_that_never_read_are_closed_before_memory_is_full() {
     let mut crowd: Vec<(Client, Value)> = (0..PEERS)
         .map(|_| {
             let mut client = daemon.client_at("/ws");
-            let id = client.hear_type("connection_established")["connection_id"].clone();
+            let id = client.expect_type("connection_established")["connection_id"].clone();
             (client, id)
         })
         .collect();
@@ -46,20 +46,20 @@ fn peers_that_never_read_are_closed_before_memory_is_full() {
     // Some 24 MB that nobody takes, were there room for all of it.
     let data = "x".repeat(240 << 10);
     for (_, id) in &crowd {
-        worker.say(json!({"connection_id": id, "event": "flood", "data": data}));
+        worker.send(json!({"connection_id": id, "event": "flood", "data": data}));
     }
-    worker.say(json!({"channel": "logs", "event": "line"}));
-    worker.say(json!({"action": "ping"}));
-    while worker.hear()["type"] != "pong" {}
+    worker.send(json!({"channel": "logs", "event": "line"}));
+    worker.send(json!({"action": "ping"}));
+    while worker.receive()["type"] != "pong" {}
 
     let after = stats(&mut worker);
     assert!(number(&after, "closed_overloaded") > 0, "{after}");
     assert!(number(&after, "memory_bytes") < 2 << 20, "{after}");
     let grown = resident(&daemon).saturating_sub(before);
     assert!(grown < 14 << 20, "{grown} bytes more: {after}");
-    assert_eq!(healthy.hear_type("message")["event"], "line");
-    healthy.say(json!({"action": "ping"}));
-    healthy.hear_type("pong");
+    assert_eq!(healthy.expect_type("message")["event"], "line");
+    healthy.send(json!({"action": "ping"}));
+    healthy.expect_type("pong");
     crowd.clear();
     wait_for(&mut worker, |stats| number(stats, "memory_level") == 0);
     daemon.client("grace");
@@ -73,12 +73,12 @@ fn the_largest_connection_is_closed_to_reconnect_later() {
     half.resize(2 << 20, b'x');
     mallory.socket.get_mut().write_all(&half).unwrap();
 
-    let bye = mallory.hear_type("bye");
+    let bye = mallory.expect_type("bye");
     assert_eq!((&bye["code"], &bye["reconnect"]), (&json!(4102), &json!(true)));
     assert!(bye["after_ms"].as_u64().unwrap() <= 5000);
     assert_eq!(mallory.closed_with(), 4102);
-    ada.say(json!({"action": "ping"}));
-    ada.hear_type("pong");
+    ada.send(json!({"action": "ping"}));
+    ada.expect_type("pong");
     let stats = stats(&mut daemon.worker());
     assert_eq!((&stats["closed_overloaded"], &stats["memory_level"]), (&json!(1), &json!(0)));
 }
@@ -97,7 +97,7 @@ fn memory_pressure_stops_newcomers_and_whispers_first() {
         if number(&before, "memory_level") >= level {
             break;
         }
-        say_half(waiting.next().expect("enough of them"), 100 << 10);
+        send_half(waiting.next().expect("enough of them"), 100 << 10);
         let more = number(&before, "memory_bytes") + (100 << 10);
         wait_for(worker, |stats| {
             number(stats, "memory_level") >= level || number(stats, "memory_bytes") >= more
@@ -106,10 +106,10 @@ fn memory_pressure_stops_newcomers_and_whispers_first() {
 
     fill_to(&mut worker, 1);
     assert_eq!(refusal(&daemon, "/ws"), (503, true));
-    ada.say(json!({"action": "whisper", "channel": "room", "event": "typing"}));
-    ada.say(json!({"action": "send", "channel": "room", "event": "say"}));
-    assert_eq!(ada.hear_type("message")["event"], "say");
-    ada.hear_type("send_success");
+    ada.send(json!({"action": "whisper", "channel": "room", "event": "typing"}));
+    ada.send(json!({"action": "send", "channel": "room", "event": "say"}));
+    assert_eq!(ada.expect_type("message")["event"], "say");
+    ada.expect_type("send_success");
     let broadcast = json!({"channel": "room", "event": "news"});
     assert_eq!(daemon.post("/broadcast", broadcast.clone()).0, 200);
 
@@ -117,8 +117,8 @@ fn memory_pressure_stops_newcomers_and_whispers_first() {
     let (status, answer) = daemon.post("/broadcast", broadcast);
     assert_eq!((status, &answer["code"]), (503, &json!("overloaded")));
     assert_eq!(daemon.post("/interrupt", json!({"operation_id": "x", "channel": "@"})).0, 403, "it is read");
-    worker.say(json!({"channel": "room", "event": "log", "id": 1}));
-    assert_eq!(worker.hear()["sent"], 1, "workers go on");
+    worker.send(json!({"channel": "room", "event": "log", "id": 1}));
+    assert_eq!(worker.receive()["sent"], 1, "workers go on");
 
     drop(others);
     let after = wait_for(&mut worker, |stats| number(stats, "memory_level") == 0);
@@ -168,7 +168,7 @@ fn invalid_tokens_get_429_while_pages_get_their_reason() {
     assert_eq!(refusal(&daemon, &path).0, 101);
     let protocols = "wshub.v1, wshub.bearer.nonsense";
     let mut page = daemon.try_client("/ws", &[("Sec-WebSocket-Protocol", protocols)]).unwrap();
-    page.hear_type("auth_failed");
+    page.expect_type("auth_failed");
     assert_eq!(page.closed_with(), 4001);
 }
 
@@ -193,16 +193,16 @@ fn idle_sockets_lock_nobody_out() {
     let crowd = slow_ones(&daemon, 400);
     assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
     daemon.client("grace");
-    ada.say(json!({"action": "ping"}));
-    ada.hear_type("pong");
+    ada.send(json!({"action": "ping"}));
+    ada.expect_type("pong");
     let mut worker = daemon.worker();
     wait_for(&mut worker, |stats| number(stats, "newcomers_dropped") >= 350);
 
     let mut first_silent = &crowd[1];
     first_silent.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let mut told = String::new();
-    first_silent.read_to_string(&mut told).unwrap();
-    let (head, body) = told.split_once("\r\n\r\n").unwrap();
+    let mut reply = String::new();
+    first_silent.read_to_string(&mut reply).unwrap();
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("retry-after: 5"), "{head}");
     assert_eq!(serde_json::from_str::<Value>(body).unwrap()["code"], "overloaded");
     assert!(head.contains(&format!("content-length: {}", body.len())));
@@ -253,9 +253,9 @@ fn a_partial_head_takes_no_memory_and_kept_requests_are_counted() {
     for mut stream in crowd {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.write_all(b"\r\nConnection: close\r\n\r\n").unwrap();
-        let mut told = String::new();
-        stream.read_to_string(&mut told).unwrap();
-        assert!(told.starts_with("HTTP/1.1 200 "), "{told}");
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        assert!(reply.starts_with("HTTP/1.1 200 "), "{reply}");
     }
     let _crowd = asked(&daemon, 300, &half);
     wait_for(&mut worker, |stats| number(stats, "memory_bytes") >= before + 300 * (20 << 10));
@@ -277,8 +277,8 @@ fn a_request_over_its_time_limit_is_closed() {
     let mut worker = daemon.worker();
     for mut stream in slow_ones(&daemon, 2) {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let mut told = Vec::new();
-        stream.read_to_end(&mut told).expect("the daemon hangs up");
+        let mut reply = Vec::new();
+        stream.read_to_end(&mut reply).expect("the daemon hangs up");
     }
     wait_for(&mut worker, |stats| number(stats, "newcomers_dropped") == 2);
 }
@@ -291,19 +291,19 @@ fn when_all_connections_are_taken_the_next_gets_503() {
     let mut worker = daemon.worker();
     assert_eq!(refusal(&daemon, &path), (503, true));
     assert_eq!(stats(&mut worker)["connections_refused"], 1);
-    ada.hear_type("connection_established");
+    ada.expect_type("connection_established");
 }
 
 #[test]
 fn a_line_over_the_limit_is_answered_and_the_next_is_read() {
     let daemon = Daemon::with(&[("WSHUBD_LIMITS__MESSAGE_BYTES", "1KiB")]);
     let mut worker = daemon.worker();
-    worker.say(json!({"channel": "logs", "event": "log", "data": "x".repeat(2000)}));
-    worker.say(json!({"channel": "logs", "event": "log", "id": 1}));
-    assert_eq!(worker.hear()["code"], "too_large");
-    assert_eq!(worker.hear()["type"], "ok");
+    worker.send(json!({"channel": "logs", "event": "log", "data": "x".repeat(2000)}));
+    worker.send(json!({"channel": "logs", "event": "log", "id": 1}));
+    assert_eq!(worker.receive()["code"], "too_large");
+    assert_eq!(worker.receive()["type"], "ok");
     let mut ada = daemon.client("ada");
-    ada.say(json!({"action": "ping", "more": "x".repeat(2000)}));
+    ada.send(json!({"action": "ping", "more": "x".repeat(2000)}));
     assert_eq!(ada.closed_with(), 1009);
     wait_for(&mut worker, |stats| number(stats, "closed_malformed") == 1);
 }
@@ -312,10 +312,10 @@ fn a_line_over_the_limit_is_answered_and_the_next_is_read() {
 fn an_unauthenticated_connection_may_send_little() {
     let daemon = Daemon::start();
     let (mut ada, mut stranger) = (daemon.client("ada"), daemon.client_at("/ws"));
-    stranger.hear_type("auth_required");
-    say_half(&mut stranger, 100 << 10);
+    stranger.expect_type("auth_required");
+    send_half(&mut stranger, 100 << 10);
     assert_eq!(stranger.closed_with(), 1009);
-    say_half(&mut ada, 100 << 10);
+    send_half(&mut ada, 100 << 10);
     let after = wait_for(&mut daemon.worker(), |stats| number(stats, "memory_bytes") > 100 << 10);
     assert_eq!((&after["closed_malformed"], &after["total_connections"]), (&json!(1), &json!(1)));
 }
@@ -338,14 +338,14 @@ fn a_client_that_does_not_read_its_answers_is_paused() {
     assert!(number(&held, "memory_bytes") < 1 << 20, "{held}");
     ada.socket.get_ref().set_nonblocking(false).unwrap();
     for _ in 0..sent {
-        ada.hear_type("pong");
+        ada.expect_type("pong");
     }
 }
 
 #[test]
 fn the_descriptor_limit_is_raised_as_far_as_allowed() {
-    let directory = crate::bench::directory();
-    let daemon = crate::bench::command(&directory);
+    let directory = crate::harness::directory();
+    let daemon = crate::harness::command(&directory);
     let mut shell = std::process::Command::new("/bin/sh");
     shell.env_clear().envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
     shell.args(["-c", "ulimit -Sn 256; exec \"$0\""]).arg(daemon.get_program());
@@ -356,7 +356,7 @@ fn the_descriptor_limit_is_raised_as_far_as_allowed() {
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.id())).unwrap();
     daemon.kill().unwrap();
     daemon.wait().unwrap();
-    crate::bench::remove(&directory);
+    crate::harness::remove(&directory);
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let numbers: Vec<&str> = line.split_whitespace().skip(3).take(2).collect();
     assert_eq!(numbers[0], numbers[1], "{line}");
@@ -382,15 +382,15 @@ fn connections_leave_descriptors_for_the_store_and_a_handover() {
     }
     assert!(left(&daemon) >= 28, "{}", left(&daemon));
     let stored = STORE.is_built_in;
-    worker.say(json!({"user_id": "ben", "event": "mail", "durable": stored, "id": 1}));
-    let answer = worker.hear();
+    worker.send(json!({"user_id": "ben", "event": "mail", "durable": stored, "id": 1}));
+    let answer = worker.receive();
     assert_eq!((&answer["type"], &answer["stored"]), (&json!("ok"), &json!(stored)), "{answer}");
     daemon.signal(Signal::USR2);
-    daemon.hear_line("took over");
+    daemon.expect_log_line("took over");
     let mut last = crowd.pop().unwrap();
-    last.hear_type("connection_established");
-    last.say(json!({"action": "ping"}));
-    last.hear_type("pong");
+    last.expect_type("connection_established");
+    last.send(json!({"action": "ping"}));
+    last.expect_type("pong");
     // An administrator gets in all the same.
     stats(&mut daemon.worker());
 }
@@ -412,13 +412,13 @@ fn pipelined_durable_messages_are_throttled_not_refused() {
     let daemon = Daemon::with(&[("WSHUBD_STORE__BYTES", "512MiB"), ("WSHUBD_STORE__FLASH_BUDGET", "0")]);
     let (mut hog, mut polite) = (daemon.worker(), daemon.worker());
     let polite_line = json!({"user_id": "polite", "event": "e", "durable": true, "id": 1});
-    polite.say(polite_line.clone());
-    assert_eq!(polite.hear()["stored"], true);
+    polite.send(polite_line.clone());
+    assert_eq!(polite.receive()["stored"], true);
     let child = child_of(&daemon);
     // The disk takes nothing for a while.
     kill_process(child, Signal::STOP).unwrap();
     let mut writer = hog.writer();
-    let said = std::thread::spawn(move || {
+    let writer = std::thread::spawn(move || {
         for n in 0..LINES {
             let line = json!({"user_id": format!("hog{}", n % 50), "event": "e", "durable": true, "id": n});
             writer.write_all(format!("{line}\n").as_bytes()).unwrap();
@@ -430,12 +430,12 @@ fn pipelined_durable_messages_are_throttled_not_refused() {
     // Each request is a turn, in which more would be read of the flooding peer than it may send.
     let last = (0..500).map(|_| stats(&mut asker)).last().unwrap();
     assert!(number(&last, "messages_received") < 300, "{last}");
-    polite.say(polite_line);
+    polite.send(polite_line);
     kill_process(child, Signal::CONT).unwrap();
-    assert_eq!(polite.hear()["stored"], true);
-    let heard = (0..LINES).map(|_| hog.hear()).filter(|answer| answer["stored"] == true).count();
-    said.join().unwrap();
-    assert_eq!(heard, LINES);
+    assert_eq!(polite.receive()["stored"], true);
+    let received = (0..LINES).map(|_| hog.receive()).filter(|answer| answer["stored"] == true).count();
+    writer.join().unwrap();
+    assert_eq!(received, LINES);
     assert_eq!(number(&stats(&mut polite), "durable_refused"), 0);
 }
 

@@ -5,27 +5,27 @@ use std::io::{BufRead, BufReader};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::bench::{Daemon, by_file, directory};
+use crate::harness::{Daemon, by_file, directory};
 
 #[test]
 fn a_name_that_looks_like_a_priority_is_quoted_in_its_line() {
     let mut daemon = Daemon::start();
     let mut eve = daemon.client("<0>eve");
     for action in ["\u{1b}[2J\n<0>forged", "\r\n", "<0>", "\0", "a\u{9b}b"] {
-        eve.say(json!({"action": action, "channel": "<0>news"}));
-        assert_eq!(eve.hear_type("error")["code"], "unknown_action");
+        eve.send(json!({"action": action, "channel": "<0>news"}));
+        assert_eq!(eve.expect_type("error")["code"], "unknown_action");
     }
     assert_eq!(eve.closed_with(), 4009);
     drop(eve);
     let line = daemon.logged();
     assert!(line.starts_with("WARN closed ") && line.contains(" of \"<0>eve\": "), "{line}");
     let mut worker = daemon.worker();
-    worker.say(json!({"action": "operation_start", "operation_id": "<0>op", "channel": "<0>news", "id": 1}));
-    assert_eq!(worker.hear()["type"], "ok");
+    worker.send(json!({"action": "operation_start", "operation_id": "<0>op", "channel": "<0>news", "id": 1}));
+    assert_eq!(worker.receive()["type"], "ok");
     for channel in ["a\nb", "a\u{1b}b", "a\u{9b}b", "a\u{2028}b"] {
         let line = json!({"action": "operation_start", "operation_id": channel, "channel": channel, "id": 2});
-        worker.say(line);
-        assert_eq!(worker.hear()["code"], "bad_request", "{channel:?}");
+        worker.send(line);
+        assert_eq!(worker.receive()["code"], "bad_request", "{channel:?}");
     }
     drop(worker);
     let line = daemon.logged();
@@ -66,5 +66,5 @@ fn control_characters_of_a_configuration_are_escaped_in_the_log() {
         assert_eq!(log.count(), 1);
         assert_eq!(daemon.wait().unwrap().code(), Some(0));
     }
-    crate::bench::remove(&directory);
+    crate::harness::remove(&directory);
 }

@@ -1,13 +1,13 @@
 //! Tests of the real program, over real sockets.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a story that cannot go on has failed")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod addresses;
 mod administration;
 mod admission;
-mod bench;
 mod frames;
 mod handover;
+mod harness;
 mod http_heads;
 mod limits;
 mod log;

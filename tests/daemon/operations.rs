@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::bench::{Daemon, Worker};
+use crate::harness::{Daemon, Worker};
 
 #[test]
 fn an_interrupt_reaches_the_worker_and_there_is_one_end() {
@@ -10,14 +10,14 @@ fn an_interrupt_reaches_the_worker_and_there_is_one_end() {
     let (mut ada, mut ben, mut worker) = (daemon.client("ada"), daemon.client("ben"), daemon.worker());
     ada.subscribe("jobs");
     ben.subscribe("jobs");
-    worker.say(json!({"action": "operation_start", "operation_id": "op", "channel": "jobs", "user_id": "ada", "id": 1}));
-    assert_eq!(worker.hear()["type"], "ok");
-    assert_eq!(ada.hear_type("operation")["state"], "started");
-    ben.hear_type("operation");
+    worker.send(json!({"action": "operation_start", "operation_id": "op", "channel": "jobs", "user_id": "ada", "id": 1}));
+    assert_eq!(worker.receive()["type"], "ok");
+    assert_eq!(ada.expect_type("operation")["state"], "started");
+    ben.expect_type("operation");
 
-    ada.say(json!({"action": "interrupt", "data": {"operation_id": "op"}, "reason": "enough", "id": 2}));
-    let line = worker.hear();
-    worker.say(json!({"action": "operation_end", "operation_id": "op", "state": "interrupted"}));
+    ada.send(json!({"action": "interrupt", "data": {"operation_id": "op"}, "reason": "enough", "id": 2}));
+    let line = worker.receive();
+    worker.send(json!({"action": "operation_end", "operation_id": "op", "state": "interrupted"}));
 
     assert_eq!(
         (&line["type"], &line["user_id"], &line["reason"]),
@@ -25,16 +25,16 @@ fn an_interrupt_reaches_the_worker_and_there_is_one_end() {
     );
     let mut seen: Vec<String> = Vec::new();
     while seen.last().is_none_or(|last| last != "ended") {
-        let frame = ben.hear();
+        let frame = ben.receive();
         seen.push(frame["state"].as_str().or(frame["event"].as_str()).unwrap().to_owned());
     }
     seen.sort();
     assert_eq!(seen, ["ended", "interrupting", "system:interrupt"]);
-    ben.say(json!({"action": "interrupt", "data": {"operation_id": "op"}}));
-    assert_eq!(ben.hear_type("error")["code"], "forbidden");
-    while ada.hear()["state"] != "ended" {}
-    ada.say(json!({"action": "interrupt", "data": {"operation_id": "op"}}));
-    assert_eq!(ada.hear_type("interrupt_result")["outcome"], "already_ended");
+    ben.send(json!({"action": "interrupt", "data": {"operation_id": "op"}}));
+    assert_eq!(ben.expect_type("error")["code"], "forbidden");
+    while ada.receive()["state"] != "ended" {}
+    ada.send(json!({"action": "interrupt", "data": {"operation_id": "op"}}));
+    assert_eq!(ada.expect_type("interrupt_result")["outcome"], "already_ended");
 }
 
 #[test]
@@ -43,12 +43,12 @@ fn an_operation_ends_when_its_worker_dies() {
     let mut ada = daemon.client("ada");
     ada.subscribe("jobs");
     let mut worker = daemon.worker();
-    worker.say(json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));
-    assert_eq!(ada.hear_type("operation")["state"], "started");
+    worker.send(json!({"action": "operation_start", "operation_id": "op", "channel": "jobs"}));
+    assert_eq!(ada.expect_type("operation")["state"], "started");
 
     drop(worker);
 
-    let ended = ada.hear_type("operation");
+    let ended = ada.expect_type("operation");
     assert_eq!((&ended["state"], &ended["reason"]), (&json!("ended"), &json!("owner_lost")));
 }
 
@@ -56,29 +56,30 @@ fn an_operation_ends_when_its_worker_dies() {
 fn an_early_interrupt_waits_for_its_operation() {
     let daemon = Daemon::start();
     let (mut ada, mut worker) = (daemon.client("ada"), daemon.worker());
-    ada.say(json!({"action": "interrupt", "data": {"operation_id": "op"}, "id": 7}));
-    assert_eq!(ada.hear_type("interrupt_result")["outcome"], "pending");
+    ada.send(json!({"action": "interrupt", "data": {"operation_id": "op"}, "id": 7}));
+    assert_eq!(ada.expect_type("interrupt_result")["outcome"], "pending");
 
-    worker
-        .say(json!({"action": "operation_start", "operation_id": "op", "channel": "jobs", "user_id": "ada"}));
+    worker.send(
+        json!({"action": "operation_start", "operation_id": "op", "channel": "jobs", "user_id": "ada"}),
+    );
 
-    let result = ada.hear_type("interrupt_result");
+    let result = ada.expect_type("interrupt_result");
     assert_eq!((&result["outcome"], &result["id"]), (&json!("delivered"), &json!(7)));
-    assert_eq!(worker.hear()["type"], "interrupt");
+    assert_eq!(worker.receive()["type"], "interrupt");
 }
 
 #[test]
 fn an_interrupt_overtakes_the_queue_of_a_stalled_worker() {
     let daemon = Daemon::start();
     let (mut owner, mut other) = (daemon.worker(), daemon.worker());
-    owner.say(json!({"action": "operation_start", "operation_id": "op", "channel": "jobs", "id": 1}));
-    assert_eq!(owner.hear()["type"], "ok");
-    owner.say(json!({"action": "subscribe", "channel": "noise", "id": 2}));
-    assert_eq!(owner.hear()["type"], "ok");
+    owner.send(json!({"action": "operation_start", "operation_id": "op", "channel": "jobs", "id": 1}));
+    assert_eq!(owner.receive()["type"], "ok");
+    owner.send(json!({"action": "subscribe", "channel": "noise", "id": 2}));
+    assert_eq!(owner.receive()["type"], "ok");
     let data = "x".repeat(4 << 10);
     for n in 0..2000 {
-        other.say(json!({"channel": "noise", "event": "line", "data": [n, data], "id": n}));
-        other.hear();
+        other.send(json!({"channel": "noise", "event": "line", "data": [n, data], "id": n}));
+        other.receive();
     }
 
     let (status, answer) = daemon.post("/interrupt", json!({"operation_id": "op"}));
@@ -86,13 +87,13 @@ fn an_interrupt_overtakes_the_queue_of_a_stalled_worker() {
 
     // What the kernel holds comes first; of what the daemon queued, nothing.
     let mut before = 0;
-    let mut line = owner.hear();
+    let mut line = owner.receive();
     while line["type"] == "message" {
         before += 1;
-        line = owner.hear();
+        line = owner.receive();
     }
     assert_eq!(line["type"], "interrupt");
-    assert!(owner.hear()["type"] == "message", "{before} lines were in the kernel, the queue came after");
+    assert!(owner.receive()["type"] == "message", "{before} lines were in the kernel, the queue came after");
 }
 
 #[test]
@@ -106,8 +107,8 @@ fn an_interrupt_is_sent_with_other_frames_of_its_turn() {
         r#"{"action":"interrupt","operation_id":"op"}"#,
         "\n",
     ));
-    let heard = [worker.hear()["type"].clone(), worker.hear()["type"].clone()];
-    assert_eq!(heard, [json!("ok"), json!("interrupt")]);
+    let received = [worker.receive()["type"].clone(), worker.receive()["type"].clone()];
+    assert_eq!(received, [json!("ok"), json!("interrupt")]);
 }
 
 #[test]
@@ -118,11 +119,11 @@ fn an_interrupt_follows_the_pending_ok_of_its_start() {
     ada.subscribe("jobs");
     owner.ok(json!({"action": "subscribe", "channel": "noise", "id": "noise"}));
     let start = |owner: &mut Worker, operation: &str| {
-        owner.say(json!({"action": "operation_start", "operation_id": operation, "channel": "jobs",
+        owner.send(json!({"action": "operation_start", "operation_id": operation, "channel": "jobs",
             "user_id": "ada", "id": operation}));
     };
     start(&mut owner, "first");
-    assert_eq!(owner.hear()["type"], "ok");
+    assert_eq!(owner.receive()["type"], "ok");
     let data = "x".repeat(16 << 10);
     // More than the kernel takes.
     for n in 0..100 {
@@ -133,8 +134,9 @@ fn an_interrupt_follows_the_pending_ok_of_its_start() {
     }
     // And one that ends and starts again.
     start(&mut owner, "twice");
-    owner.say(json!({"action": "operation_end", "operation_id": "twice", "state": "completed", "id": "end"}));
-    owner.say(
+    owner
+        .send(json!({"action": "operation_end", "operation_id": "twice", "state": "completed", "id": "end"}));
+    owner.send(
         json!({"action": "operation_start", "operation_id": "twice", "channel": "jobs", "user_id": "ada",
         "id": "again"}),
     );
@@ -143,11 +145,11 @@ fn an_interrupt_follows_the_pending_ok_of_its_start() {
         other.ok(json!({"channel": "noise", "event": "line", "data": [n, data], "id": n}));
     }
     for operation in ["first", "second", "third", "fourth", "twice", "twice", "twice"] {
-        while ada.hear_type("operation")["operation_id"] != operation {}
+        while ada.expect_type("operation")["operation_id"] != operation {}
     }
     let mut stop = |operation: &str| {
-        ada.say(json!({"action": "interrupt", "data": {"operation_id": operation}, "id": 1}));
-        while ada.hear()["outcome"] != "delivered" {}
+        ada.send(json!({"action": "interrupt", "data": {"operation_id": operation}, "id": 1}));
+        while ada.receive()["outcome"] != "delivered" {}
     };
     stop("first");
     stop("third");
@@ -156,13 +158,14 @@ fn an_interrupt_follows_the_pending_ok_of_its_start() {
     stop("twice");
 
     // All noise, six answers, four interrupts.
-    let heard: Vec<Value> = (0..120).map(|_| owner.hear()).collect();
-    let at = |field: &str, operation: &str| heard.iter().position(|line| line[field] == operation).unwrap();
+    let received: Vec<Value> = (0..120).map(|_| owner.receive()).collect();
+    let at =
+        |field: &str, operation: &str| received.iter().position(|line| line[field] == operation).unwrap();
     assert!(at("operation_id", "first") < at("id", "second"), "ahead of all that waits");
     for (start, operation) in [("second", "second"), ("third", "third"), ("again", "twice")] {
         let (ok, interrupt) = (at("id", start), at("operation_id", operation));
-        assert_eq!((&heard[ok]["type"], interrupt), (&json!("ok"), ok + 1), "{operation}");
+        assert_eq!((&received[ok]["type"], interrupt), (&json!("ok"), ok + 1), "{operation}");
     }
-    let noise = heard.iter().filter(|line| line["type"] == "message").map(|line| line["data"][0].clone());
+    let noise = received.iter().filter(|line| line["type"] == "message").map(|line| line["data"][0].clone());
     assert!(noise.eq((0..110).map(Value::from)), "nothing is lost or moved");
 }

@@ -5,14 +5,14 @@ use std::net::{Shutdown, TcpStream};
 
 use serde_json::{Value, json};
 
-use crate::bench::{Client, Daemon, PATIENCE, UPGRADE};
+use crate::harness::{Client, Daemon, PATIENCE, UPGRADE};
 
 const TRUSTED: (&str, &str) = ("WSHUBD_LISTEN__TRUSTED_PROXIES", "[\"127.0.0.1\"]");
 
 fn connections(daemon: &Daemon) -> Vec<Value> {
     let mut worker = daemon.worker();
-    worker.say(json!({"action": "connections"}));
-    let listed = worker.hear()["connections"].as_array().unwrap().clone();
+    worker.send(json!({"action": "connections"}));
+    let listed = worker.receive()["connections"].as_array().unwrap().clone();
     listed.into_iter().filter(|connection| connection["kind"] == "client").collect()
 }
 
@@ -25,7 +25,7 @@ fn a_client_keeps_its_own_address_across_a_restart() {
     let mut far = daemon.try_client("/ws", &headers("2001:db8::7")).unwrap();
     let mut own = daemon.client("ben");
     for client in [&mut near, &mut far] {
-        client.hear_type("connection_established");
+        client.expect_type("connection_established");
     }
     let addresses = |daemon: &Daemon| {
         let listed = connections(daemon);
@@ -38,7 +38,7 @@ fn a_client_keeps_its_own_address_across_a_restart() {
     assert!(before[0].starts_with("127.0.0.1:"), "{before:?}");
     assert_eq!(before[1..], ["192.0.2.7", "2001:db8::7"]);
     daemon.hand_over();
-    [&mut near, &mut far, &mut own].into_iter().for_each(Client::lives);
+    [&mut near, &mut far, &mut own].into_iter().for_each(Client::expect_pong);
     assert_eq!(addresses(&daemon), before);
 }
 
@@ -53,7 +53,7 @@ fn guessing_through_a_proxy_throttles_the_guesser_alone() {
     assert_eq!(answers, [401, 401, 401, 429, 429]);
     assert_eq!(from("192.0.2.8"), 401, "another one");
     assert_eq!(from("192.0.2.7, unknown"), 401, "the proxy's own");
-    let line = daemon.hear_line("is wrong; this needs");
+    let line = daemon.expect_log_line("is wrong; this needs");
     assert!(line.contains("refused 192.0.2.7: "), "{line}");
 }
 
@@ -69,12 +69,12 @@ fn anonymous_clients_are_told_apart_by_forwarded_address() {
     ]);
     let client = |address| {
         let mut client = daemon.try_client("/ws", &[("X-Forwarded-For", address)]).unwrap();
-        client.hear_type("connection_established");
+        client.expect_type("connection_established");
         client
     };
     let ask = |client: &mut Client| {
-        client.say(json!({"action": "presence", "channel": "c"}));
-        client.hear()
+        client.send(json!({"action": "presence", "channel": "c"}));
+        client.receive()
     };
     // Who hides is taken for one as well.
     for addresses in [["192.0.2.7", "192.0.2.7"], ["unknown", "192.0.2.9, x"]] {
@@ -112,9 +112,9 @@ fn an_unlisted_proxy_is_logged_once_with_its_option() {
     }
     daemon.stop();
     let (_, log) = daemon.ended();
-    let told: Vec<&str> = log.lines().filter(|line| line.contains("a proxy on")).collect();
-    assert_eq!(told.len(), 1, "{log}");
-    assert!(told[0].contains(r#"[listen] trusted_proxies = ["127.0.0.1"]"#), "{log}");
+    let reported: Vec<&str> = log.lines().filter(|line| line.contains("a proxy on")).collect();
+    assert_eq!(reported.len(), 1, "{log}");
+    assert!(reported[0].contains(r#"[listen] trusted_proxies = ["127.0.0.1"]"#), "{log}");
 }
 
 #[test]

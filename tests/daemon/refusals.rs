@@ -1,5 +1,5 @@
 //! For each reason a refusal: the answer to the peer, the counter, and the line in the log
-//! that tells an administrator why somebody cannot connect.
+//! that gives an administrator the reason why a peer cannot connect.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,7 +10,7 @@ use std::process::Command;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
-use crate::bench::{Daemon, PATIENCE, UPGRADE, number, stats, wait_for};
+use crate::harness::{Daemon, PATIENCE, UPGRADE, number, stats, wait_for};
 
 const MEMORY: (&str, &str) = ("WSHUBD_STATE__STORE", "memory");
 
@@ -39,7 +39,7 @@ fn answered(reply: &str) -> Answer {
 }
 
 /// A refusal, and all that is to be seen of it.
-struct Story {
+struct RefusalCase {
     reason: &'static str,
     status: u16,
     code: &'static str,
@@ -52,27 +52,27 @@ struct Story {
 }
 
 /// Is refused once by a fresh daemon, and looks at everything; the line of its log.
-fn refuses(variables: &[(&str, &str)], story: &Story, request: impl Fn(&Daemon) -> Vec<u8>) -> String {
+fn refuses(variables: &[(&str, &str)], case: &RefusalCase, request: impl Fn(&Daemon) -> Vec<u8>) -> String {
     let mut daemon = Daemon::with(&[variables, &[MEMORY]].concat());
     let request = request(&daemon);
     let reply = daemon.answers_to(&request);
     let answer = answered(&reply);
-    let what = format!("{}: {reply}", story.reason);
-    assert_eq!((answer.status, &answer.body["code"]), (story.status, &json!(story.code)), "{what}");
+    let what = format!("{}: {reply}", case.reason);
+    assert_eq!((answer.status, &answer.body["code"]), (case.status, &json!(case.code)), "{what}");
     assert_eq!(answer.body["type"], "error", "{what}");
-    assert!(answer.body["message"].as_str().unwrap().contains(story.message), "{what}");
-    assert!(answer.head.contains(story.head), "{what}");
+    assert!(answer.body["message"].as_str().unwrap().contains(case.message), "{what}");
+    assert!(answer.head.contains(case.head), "{what}");
     let mut worker = daemon.worker();
-    assert_eq!(stats(&mut worker)["refused"], json!({story.reason: 1}), "{what}");
+    assert_eq!(stats(&mut worker)["refused"], json!({case.reason: 1}), "{what}");
     let secret = format!("Authorization: Bearer {}", daemon.secret());
     let metrics = daemon.http("GET /metrics", &[&secret], "").1;
     assert!(
-        metrics.contains(&format!("\nwshubd_refused_total{{reason=\"{}\"}} 1\n", story.reason)),
+        metrics.contains(&format!("\nwshubd_refused_total{{reason=\"{}\"}} 1\n", case.reason)),
         "{metrics}"
     );
     let line = daemon.logged();
     assert!(line.starts_with("WARN refused 127.0.0.1: "), "{what}{line}");
-    for words in story.log {
+    for words in case.log {
         assert!(line.contains(words), "{what}{line}: {words}");
     }
     daemon.stop();
@@ -98,10 +98,10 @@ fn request(line: &str, headers: &str, body: &str) -> Vec<u8> {
 /// The same of a request for a WebSocket.
 fn refuses_upgrade(
     variables: &[(&str, &str)],
-    story: &Story,
+    case: &RefusalCase,
     request: impl Fn(&Daemon) -> (String, String),
 ) -> String {
-    refuses(variables, story, |daemon| {
+    refuses(variables, case, |daemon| {
         let (path, headers) = request(daemon);
         upgrade(&path, &headers)
     })
@@ -109,7 +109,7 @@ fn refuses_upgrade(
 
 #[test]
 fn host_and_origin_refusals_name_their_options() {
-    let host = Story {
+    let host = RefusalCase {
         reason: "host",
         status: 403,
         code: "forbidden",
@@ -120,7 +120,7 @@ fn host_and_origin_refusals_name_their_options() {
     refuses(&[], &host, |_| {
         b"GET /healthz HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n".to_vec()
     });
-    let origin = Story {
+    let origin = RefusalCase {
         reason: "origin",
         message: "origin",
         log: &["\"https://evil.example\"", "[listen] allowed_origins"],
@@ -131,7 +131,7 @@ fn host_and_origin_refusals_name_their_options() {
 
 #[test]
 fn a_token_refusal_names_its_reason_and_never_the_token() {
-    let story = |reason, code, message, log| Story {
+    let case = |reason, code, message, log| RefusalCase {
         reason,
         status: 401,
         code,
@@ -140,14 +140,10 @@ fn a_token_refusal_names_its_reason_and_never_the_token() {
         log,
     };
     let by_query = |token: String| (format!("/ws?token={token}"), String::new());
-    let malformed = story(
-        "token_malformed",
-        "token_invalid",
-        "`Authorization: Bearer`",
-        &["in the query", "not a token"],
-    );
+    let malformed =
+        case("token_malformed", "token_invalid", "`Authorization: Bearer`", &["in the query", "not a token"]);
     refuses_upgrade(&[], &malformed, |_| by_query("nonsense".into()));
-    let forged = story("token_signature", "token_invalid", "in the subprotocol", &["signature", "HS256"]);
+    let forged = case("token_signature", "token_invalid", "in the subprotocol", &["signature", "HS256"]);
     refuses_upgrade(&[], &forged, |_| {
         let key = EncodingKey::from_secret(b"another key, which nobody has configured");
         let token =
@@ -155,33 +151,32 @@ fn a_token_refusal_names_its_reason_and_never_the_token() {
         ("/ws".into(), format!("Sec-WebSocket-Protocol: wshub.bearer.{token}\r\n"))
     });
     let expired =
-        story("token_expired", "token_expired", "ended at", &["user \"ada\"", "ended at 2001-09-09", "ago"]);
+        case("token_expired", "token_expired", "ended at", &["user \"ada\"", "ended at 2001-09-09", "ago"]);
     refuses_upgrade(&[], &expired, |daemon| {
         by_query(signed(daemon, &hs256(), &json!({"sub": "ada", "exp": 1_000_000_000})))
     });
-    let early = story("token_not_yet", "token_not_yet", "begins at", &["user \"ada\"", "begins at"]);
+    let early = case("token_not_yet", "token_not_yet", "begins at", &["user \"ada\"", "begins at"]);
     refuses_upgrade(&[], &early, |daemon| {
         let claims = json!({"sub": "ada", "exp": 9_999_999_999_u64, "nbf": 9_999_999_000_u64});
         by_query(signed(daemon, &hs256(), &claims))
     });
-    let claims = story("token_claims", "token_invalid", "no `exp`", &["in `Authorization: Bearer`", "`exp`"]);
+    let claims = case("token_claims", "token_invalid", "no `exp`", &["in `Authorization: Bearer`", "`exp`"]);
     refuses_upgrade(&[], &claims, |daemon| {
         let token = signed(daemon, &hs256(), &json!({"sub": "ada"}));
         ("/ws".into(), format!("Authorization: Bearer {token}\r\n"))
     });
-    let key = story("token_key", "token_invalid", "no key", &["`kid` \"a\\nb\\u{1b}[2J\"", "there is HS256"]);
+    let key = case("token_key", "token_invalid", "no key", &["`kid` \"a\\nb\\u{1b}[2J\"", "there is HS256"]);
     refuses_upgrade(&[], &key, |daemon| {
         let header = Header { kid: Some("a\nb\u{1b}[2J".into()), ..Header::new(Algorithm::HS384) };
         by_query(signed(daemon, &header, &json!({"sub": "ada", "exp": 9_999_999_999_u64})))
     });
-    let query =
-        story("token_query", "token_invalid", "a token in the URL", &["`[auth] query_token = false`"]);
+    let query = case("token_query", "token_invalid", "a token in the URL", &["`[auth] query_token = false`"]);
     refuses_upgrade(&[("WSHUBD_AUTH__QUERY_TOKEN", "false")], &query, |daemon| by_query(daemon.token("ada")));
 }
 
 #[test]
 fn missing_wrong_and_misplaced_secrets_are_distinguished() {
-    let story = |reason, message, log| Story {
+    let case = |reason, message, log| RefusalCase {
         reason,
         status: 401,
         code: "auth_required",
@@ -192,22 +187,22 @@ fn missing_wrong_and_misplaced_secrets_are_distinguished() {
     let post = |header: &str| request("POST /broadcast", header, "{}");
     refuses(
         &[],
-        &story("secret_missing", "there is none", &["POST \"/broadcast\"", "broadcast secret"]),
+        &case("secret_missing", "there is none", &["POST \"/broadcast\"", "broadcast secret"]),
         |_| post(""),
     );
-    let wrong = story("secret_wrong", "is wrong", &["`[auth] broadcast_secrets`"]);
+    let wrong = case("secret_wrong", "is wrong", &["`[auth] broadcast_secrets`"]);
     refuses(&[], &wrong, |_| post("Authorization: Bearer not-the-right-one\r\n"));
-    let token = story("secret_wrong", "this is a token", &["this is a token"]);
+    let token = case("secret_wrong", "this is a token", &["this is a token"]);
     refuses(&[], &token, |daemon| post(&format!("Authorization: Bearer {}\r\n", daemon.token("ada"))));
-    let basic = story("secret_scheme", "of the scheme Basic", &["scheme Basic"]);
+    let basic = case("secret_scheme", "of the scheme Basic", &["scheme Basic"]);
     refuses(&[], &basic, |daemon| post(&format!("Authorization: Basic {}\r\n", daemon.secret())));
-    let other = story("secret_scheme", "of the scheme another", &["scheme another"]);
+    let other = case("secret_scheme", "of the scheme another", &["scheme another"]);
     refuses(&[], &other, |daemon| post(&format!("Authorization: {} x\r\n", daemon.secret())));
-    let bare = story("secret_scheme", "names no scheme", &["names no scheme"]);
+    let bare = case("secret_scheme", "names no scheme", &["names no scheme"]);
     refuses(&[], &bare, |daemon| post(&format!("Authorization: {}\r\n", daemon.secret())));
-    let missing = story("secret_missing", "`metrics_open = true`", &["GET \"/metrics\""]);
+    let missing = case("secret_missing", "`metrics_open = true`", &["GET \"/metrics\""]);
     refuses(&[], &missing, |_| request("GET /metrics", "", ""));
-    let forbidden = Story {
+    let forbidden = RefusalCase {
         reason: "forbidden",
         status: 403,
         code: "forbidden",
@@ -223,8 +218,9 @@ fn missing_wrong_and_misplaced_secrets_are_distinguished() {
 #[test]
 fn no_header_and_no_path_shows_a_token_or_secret_in_the_log() {
     let secret = |daemon: &Daemon| format!("Authorization: Bearer {}\r\n", daemon.secret());
-    let story = |reason, status, code, head, message, log| Story { reason, status, code, head, message, log };
-    let hidden = story(
+    let case =
+        |reason, status, code, head, message, log| RefusalCase { reason, status, code, head, message, log };
+    let hidden = case(
         "no_upgrade",
         426,
         "bad_request",
@@ -240,12 +236,12 @@ fn no_header_and_no_path_shows_a_token_or_secret_in_the_log() {
         .into_bytes()
     });
     let kind =
-        story("media_type", 415, "bad_request", "", "application/json", &["Content-Type \"text/(...)\""]);
+        case("media_type", 415, "bad_request", "", "application/json", &["Content-Type \"text/(...)\""]);
     refuses(&[], &kind, |daemon| {
         let kind = format!("{}Content-Type: text/%53ecret={}\r\n", secret(daemon), daemon.secret());
         request("POST /broadcast", &kind, "{}")
     });
-    let encoded = story("not_found", 404, "not_found", "", "nothing at this path", &["\"GET\" \"/a;(...)\""]);
+    let encoded = case("not_found", 404, "not_found", "", "nothing at this path", &["\"GET\" \"/a;(...)\""]);
     refuses(&[], &encoded, |_| request("GET /a;%74oken=hidden", "", ""));
 }
 
@@ -253,8 +249,9 @@ fn no_header_and_no_path_shows_a_token_or_secret_in_the_log() {
 fn an_unknown_request_is_answered_with_what_is_expected() {
     let secret = |daemon: &Daemon| format!("Authorization: Bearer {}\r\n", daemon.secret());
     let json_type = "Content-Type: application/json\r\n";
-    let story = |reason, status, code, head, message, log| Story { reason, status, code, head, message, log };
-    let proxy = story(
+    let case =
+        |reason, status, code, head, message, log| RefusalCase { reason, status, code, head, message, log };
+    let proxy = case(
         "no_upgrade",
         426,
         "bad_request",
@@ -263,37 +260,37 @@ fn an_unknown_request_is_answered_with_what_is_expected() {
         &["Upgrade none, Connection \"close\""],
     );
     refuses(&[], &proxy, |_| request("GET /ws", "", ""));
-    let old = story("no_upgrade", 505, "bad_request", "", "proxy_http_version 1.1", &["HTTP/1.0"]);
+    let old = case("no_upgrade", 505, "bad_request", "", "proxy_http_version 1.1", &["HTTP/1.0"]);
     refuses(&[], &old, |_| format!("GET /ws HTTP/1.0\r\n{UPGRADE}\r\n").into_bytes());
-    let nowhere = story("not_found", 404, "not_found", "", "nothing at this path", &["\"GET\" \"/a/(...)\""]);
+    let nowhere = case("not_found", 404, "not_found", "", "nothing at this path", &["\"GET\" \"/a/(...)\""]);
     refuses(&[], &nowhere, |daemon| request(&format!("GET /a/{}?token=x", daemon.token("ada")), "", ""));
     let method =
-        story("method", 405, "bad_request", "\r\nallow: post", "only POST", &["\"GET\" \"/broadcast\""]);
+        case("method", 405, "bad_request", "\r\nallow: post", "only POST", &["\"GET\" \"/broadcast\""]);
     refuses(&[], &method, |_| request("GET /broadcast", "", ""));
     let kind =
-        story("media_type", 415, "bad_request", "", "application/json", &["Content-Type \"text/plain\""]);
+        case("media_type", 415, "bad_request", "", "application/json", &["Content-Type \"text/plain\""]);
     refuses(&[], &kind, |daemon| {
         request("POST /broadcast", &format!("{}Content-Type: text/plain\r\n", secret(daemon)), "{}")
     });
-    let large = story("too_large", 413, "too_large", "", "1024 bytes", &["`[limits] message_bytes`"]);
+    let large = case("too_large", 413, "too_large", "", "1024 bytes", &["`[limits] message_bytes`"]);
     refuses(&[("WSHUBD_LIMITS__MESSAGE_BYTES", "1KiB")], &large, |daemon| {
         request("POST /broadcast", &(secret(daemon) + json_type), &"x".repeat(2000))
     });
-    let bad = story("bad_request", 400, "bad_json", "", "", &["the body for \"/broadcast\""]);
+    let bad = case("bad_request", 400, "bad_json", "", "", &["the body for \"/broadcast\""]);
     refuses(&[], &bad, |daemon| request("POST /broadcast", &(secret(daemon) + json_type), "\u{1b}[2J{"));
-    let forbidden = story("forbidden", 403, "forbidden", "", "", &["\"/broadcast\": system:presence is"]);
+    let forbidden = case("forbidden", 403, "forbidden", "", "", &["\"/broadcast\": system:presence is"]);
     refuses(&[], &forbidden, |daemon| {
         let body = r#"{"channel":"system:presence","event":"e"}"#;
         request("POST /broadcast", &(secret(daemon) + json_type), body)
     });
-    let nobody = story("not_found", 404, "unknown_connection", "", "", &["\"/broadcast\": ", "connection"]);
+    let nobody = case("not_found", 404, "unknown_connection", "", "", &["\"/broadcast\": ", "connection"]);
     refuses(&[], &nobody, |daemon| {
         request("POST /broadcast", &(secret(daemon) + json_type), r#"{"connection_id":"x","event":"e"}"#)
     });
     let full =
-        story("overloaded", 503, "overloaded", "\r\nretry-after: 5", "taken", &["`[limits] connections`"]);
+        case("overloaded", 503, "overloaded", "\r\nretry-after: 5", "taken", &["`[limits] connections`"]);
     refuses(&[("WSHUBD_LIMITS__CONNECTIONS", "1")], &full, |daemon| {
-        // Says who it is, and gives no way.
+        // An authenticated client is not evicted.
         let client = daemon.client_at(&format!("/ws?token={}", daemon.token("ada")));
         std::mem::forget(client);
         upgrade("/ws", "")
@@ -302,7 +299,7 @@ fn an_unknown_request_is_answered_with_what_is_expected() {
 
 #[test]
 fn a_head_that_hyper_refuses_has_a_body_with_the_reason() {
-    let bad = |message, log| Story {
+    let bad = |message, log| RefusalCase {
         reason: "bad_request",
         status: 400,
         code: "bad_request",
@@ -323,7 +320,7 @@ fn a_head_that_hyper_refuses_has_a_body_with_the_reason() {
     refuses(&[], &odd, |_| b"GET /ws?token=eyJ0 HTTP/1.1\r\nHost: local\0host\r\n\r\n".to_vec());
     let raw = bad("METHOD PATH HTTP/1.1", &["METHOD PATH HTTP/1.1"]);
     refuses(&[], &raw, |_| [b"\x1b[2J\x1b]0;", "x".repeat(1 << 20).as_bytes()].concat());
-    let large = |message, log| Story {
+    let large = |message, log| RefusalCase {
         reason: "head_too_large",
         status: 431,
         code: "too_large",
@@ -342,7 +339,7 @@ fn a_head_that_hyper_refuses_has_a_body_with_the_reason() {
 
 #[test]
 fn an_unfinished_head_or_body_is_answered_408() {
-    let late = |message, log| Story {
+    let late = |message, log| RefusalCase {
         reason: "timeout",
         status: 408,
         code: "bad_request",
@@ -404,8 +401,8 @@ fn a_refused_page_gets_its_reason_and_growing_retry_delays() {
     let waits = |token: &str| {
         let protocols = format!("wshub.v1, wshub.bearer.{token}");
         let mut page = daemon.try_client("/ws", &[("Sec-WebSocket-Protocol", &protocols)]).unwrap();
-        assert_eq!(page.hear_type("auth_failed")["code"], "token_expired");
-        let bye = page.hear_type("bye");
+        assert_eq!(page.expect_type("auth_failed")["code"], "token_expired");
+        let bye = page.expect_type("bye");
         assert_eq!((&bye["code"], &bye["reconnect"]), (&json!(4001), &json!(false)));
         page.closed_with();
         bye["after_ms"].as_u64().unwrap()
@@ -415,7 +412,7 @@ fn a_refused_page_gets_its_reason_and_growing_retry_delays() {
     assert!(all.is_sorted() && all[19] > 5000, "{all:?}");
     assert_eq!(waits(&ben), 0, "another user of that address does not pay for it");
     let path = format!("/ws?token={}", daemon.token("ada"));
-    daemon.client_at(&path).hear_type("connection_established");
+    daemon.client_at(&path).expect_type("connection_established");
     let after = stats(&mut daemon.worker());
     assert_eq!(after["refused"], json!({"token_expired": 21}));
     assert_eq!((&after["closed_unauthenticated"], &after["wrong_secrets"]), (&json!(0), &json!(0)));
@@ -438,7 +435,7 @@ fn a_script_with_an_expired_token_is_throttled() {
     assert!(answer.body["message"].as_str().unwrap().contains("ended at"), "{}", answer.body);
     assert!(answer.body["message"].as_str().unwrap().contains("of this user"), "{}", answer.body);
     assert_eq!(ask(&expired("ben")).status, 401, "no other user pays for it");
-    daemon.client_at(&format!("/ws?token={}", daemon.token("ada"))).hear_type("connection_established");
+    daemon.client_at(&format!("/ws?token={}", daemon.token("ada"))).expect_type("connection_established");
     assert_eq!(stats(&mut daemon.worker())["refused"], json!({"token_expired": 3, "too_many_refusals": 1}));
 }
 
@@ -446,9 +443,9 @@ fn a_script_with_an_expired_token_is_throttled() {
 fn a_token_of_an_auth_request_is_refused_for_its_reason() {
     let mut daemon = Daemon::with(&[MEMORY]);
     let mut stranger = daemon.client_at("/ws");
-    stranger.hear_type("auth_required");
-    stranger.say(json!({"action": "auth", "token": "eyJ.not.one"}));
-    assert_eq!(stranger.hear_type("auth_failed")["code"], "token_invalid");
+    stranger.expect_type("auth_required");
+    stranger.send(json!({"action": "auth", "token": "eyJ.not.one"}));
+    assert_eq!(stranger.expect_type("auth_failed")["code"], "token_invalid");
     assert_eq!(stranger.closed_with(), 4001);
     let line = daemon.logged();
     assert!(
@@ -457,9 +454,9 @@ fn a_token_of_an_auth_request_is_refused_for_its_reason() {
     );
     // On a live connection, which goes on.
     let mut ada = daemon.client("ada");
-    ada.say(json!({"action": "auth", "token": "eyJ.not.one"}));
-    ada.hear_type("auth_failed");
-    ada.lives();
+    ada.send(json!({"action": "auth", "token": "eyJ.not.one"}));
+    ada.expect_type("auth_failed");
+    ada.expect_pong();
     let after = stats(&mut daemon.worker());
     assert_eq!(after["refused"], json!({"token_malformed": 2}));
     assert_eq!(after["closed_unauthenticated"], 0, "both have said something");
@@ -469,8 +466,8 @@ fn a_token_of_an_auth_request_is_refused_for_its_reason() {
 fn a_connection_that_never_authenticates_is_reported() {
     let mut daemon = Daemon::with(&[("WSHUBD_LIMITS__AUTH_TIMEOUT", "1s"), MEMORY]);
     let mut stranger = daemon.client_at("/ws");
-    stranger.hear_type("auth_required");
-    assert_eq!(stranger.hear_type("bye")["code"], 4001);
+    stranger.expect_type("auth_required");
+    assert_eq!(stranger.expect_type("bye")["code"], 4001);
     let line = daemon.logged();
     assert!(line.contains("refused 127.0.0.1: ") && line.contains("no `auth` in time"), "{line}");
     let after = stats(&mut daemon.worker());
@@ -485,7 +482,7 @@ fn a_user_with_too_many_connections_is_logged_with_the_option() {
     let mut daemon = Daemon::with(&[("WSHUBD_LIMITS__CONNECTIONS_PER_USER", "1"), MEMORY]);
     let _first = daemon.client("ada");
     let mut second = daemon.client_at(&format!("/ws?token={}", daemon.token("ada")));
-    assert_eq!(second.hear_type("bye")["code"], 4008);
+    assert_eq!(second.expect_type("bye")["code"], 4008);
     let line = daemon.logged();
     assert!(line.contains("of user \"ada\": ") && line.contains("`[limits] connections_per_user`"), "{line}");
     let after = stats(&mut daemon.worker());
@@ -502,16 +499,16 @@ fn hundreds_of_refusals_are_one_line_and_a_count() {
     let begun = number(&stats(&mut worker), "uptime_seconds");
     wait_for(&mut worker, |stats| number(stats, "uptime_seconds") > begun + 1);
     refuse(&daemon);
-    let mut told = 0;
+    let mut counted = 0;
     let mut lines = 0;
-    while told < 301 {
+    while counted < 301 {
         let line = daemon.logged();
         let more =
             line.split_once("(and ").map_or(0, |(_, rest)| rest.split(' ').next().unwrap().parse().unwrap());
-        told += 1 + more;
+        counted += 1 + more;
         lines += 1;
     }
-    assert_eq!((told, number(&stats(&mut worker), "uptime_seconds") + 2 > lines), (301, true));
+    assert_eq!((counted, number(&stats(&mut worker), "uptime_seconds") + 2 > lines), (301, true));
     assert_eq!(stats(&mut worker)["refused"], json!({"host": 301}));
 }
 
@@ -522,11 +519,11 @@ fn an_evicted_newcomer_gets_the_reason_and_is_counted() {
     first.set_read_timeout(Some(PATIENCE)).unwrap();
     first.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
     assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
-    let mut told = String::new();
-    first.read_to_string(&mut told).unwrap();
-    let answer = answered(&told);
+    let mut reply = String::new();
+    first.read_to_string(&mut reply).unwrap();
+    let answer = answered(&reply);
     assert_eq!((answer.status, &answer.body["code"]), (503, &json!("overloaded")));
-    assert!(answer.head.contains("retry-after: 5") && answer.head.contains("connection: close"), "{told}");
+    assert!(answer.head.contains("retry-after: 5") && answer.head.contains("connection: close"), "{reply}");
     let line = daemon.logged();
     assert!(line.contains("refused 127.0.0.1: ") && line.contains("`[limits] http_connections`"), "{line}");
     assert_eq!(stats(&mut daemon.worker())["refused"], json!({"overloaded": 1}));
@@ -548,9 +545,9 @@ fn a_refused_worker_process_is_answered_and_logged() {
     let mut child = Command::new("python3");
     child.args(["-c", python]).arg(&socket).uid(NOBODY).gid(NOBODY);
     let output = child.output().unwrap();
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
-    assert_eq!((&told["type"], &told["code"]), (&json!("error"), &json!("forbidden")));
-    assert!(told["message"].as_str().unwrap().contains("`[worker] allow`"), "{told}");
+    let refusal: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    assert_eq!((&refusal["type"], &refusal["code"]), (&json!("error"), &json!("forbidden")));
+    assert!(refusal["message"].as_str().unwrap().contains("`[worker] allow`"), "{refusal}");
     let line = daemon.logged();
     for words in ["refused worker of uid 65534, gid 65534, pid ", "`[worker] allow`"] {
         assert!(line.contains(words), "{line}");
@@ -570,23 +567,23 @@ fn the_access_log_has_every_request_and_end_and_no_query() {
     assert!(daemon.logged().starts_with("WARN refused "));
     assert!(daemon.logged().starts_with("INFO access: 127.0.0.1 - GET \"/(...)\" 404 "));
     let mut ada = daemon.client("ada");
-    let line = daemon.hear_line("access: 127.0.0.1");
+    let line = daemon.expect_log_line("access: 127.0.0.1");
     assert!(line.contains("access: 127.0.0.1 \"ada\" GET \"/ws\" 101 0 bytes "), "{line}");
     ada.socket.close(None).unwrap();
     ada.socket.flush().unwrap();
-    let line = daemon.hear_line("closed by its peer");
+    let line = daemon.expect_log_line("closed by its peer");
     assert!(line.contains("\"ada\" end of ") && line.contains("access: 127.0.0.1:"), "{line}");
     let mut eve = daemon.client("eve");
-    (0..5).for_each(|_| eve.say(json!({"action": "dance"})));
+    (0..5).for_each(|_| eve.send(json!({"action": "dance"})));
     eve.closed_with();
-    let line = daemon.hear_line("\"eve\" end of ");
+    let line = daemon.expect_log_line("\"eve\" end of ");
     assert!(line.contains(": 4009 too many malformed requests after "), "{line}");
     drop(daemon.client("ann"));
-    assert!(daemon.hear_line("\"ann\" end of ").contains("its socket closed"));
+    assert!(daemon.expect_log_line("\"ann\" end of ").contains("its socket closed"));
     // It follows a reload.
     daemon.write("wshubd.toml", "[listen]\nhttp = [\"127.0.0.1:0\"]\n[state]\nstore = \"memory\"\n");
     assert_eq!(daemon.reload()["type"], "ok");
-    daemon.hear_line("reloaded: log.access");
+    daemon.expect_log_line("reloaded: log.access");
     assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
     daemon.stop();
     assert!(!daemon.ended().1.contains("GET"), "nothing is written any more");
@@ -594,25 +591,26 @@ fn the_access_log_has_every_request_and_end_and_no_query() {
 
 #[test]
 fn a_request_that_cannot_be_parsed_is_not_logged_verbatim() {
-    let story = |reason, status, code, message, log| Story { reason, status, code, head: "", message, log };
+    let case =
+        |reason, status, code, message, log| RefusalCase { reason, status, code, head: "", message, log };
     let body = r#"{"data":{"password":"hunter2"}}"#;
-    let lengths = story("bad_request", 400, "bad_request", "`Content-Length` or", &["`Content-Length` or"]);
+    let lengths = case("bad_request", 400, "bad_request", "`Content-Length` or", &["`Content-Length` or"]);
     for header in ["Content-Length: abc", "Content-Length: 5\r\nContent-Length: 6", "Transfer-Encoding: gzip"]
     {
         let sent = format!("POST /broadcast HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\n{body}");
-        let said = refuses(&[], &lengths, |_| sent.clone().into_bytes());
-        assert!(!said.contains("hunter2"), "{header}: {said}");
+        let output = refuses(&[], &lengths, |_| sent.clone().into_bytes());
+        assert!(!output.contains("hunter2"), "{header}: {output}");
     }
-    let nothing = story("bad_request", 400, "bad_request", "no request of HTTP/1.1", &["METHOD PATH"]);
-    let said = refuses(&[], &nothing, |_| format!("{body}\r\n\r\n").into_bytes());
-    assert!(!said.contains("hunter2"), "{said}");
-    let page = story("origin", 403, "forbidden", "no origin", &["`Origin: http://127.0.0.1"]);
-    let said = refuses_upgrade(&[], &page, |daemon| {
+    let nothing = case("bad_request", 400, "bad_request", "no request of HTTP/1.1", &["METHOD PATH"]);
+    let output = refuses(&[], &nothing, |_| format!("{body}\r\n\r\n").into_bytes());
+    assert!(!output.contains("hunter2"), "{output}");
+    let page = case("origin", 403, "forbidden", "no origin", &["`Origin: http://127.0.0.1"]);
+    let output = refuses_upgrade(&[], &page, |daemon| {
         ("/ws".into(), format!("Origin: http://127.0.0.1/ws?token={}\r\n", daemon.token("ada")))
     });
-    assert!(!said.contains("eyJ"), "{said}");
-    let method = story("not_found", 404, "not_found", "nothing at this path", &["\"MMMM"]);
+    assert!(!output.contains("eyJ"), "{output}");
+    let method = case("not_found", 404, "not_found", "nothing at this path", &["\"MMMM"]);
     let sent = format!("{} /nope HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", "M".repeat(9000));
-    let said = refuses(&[], &method, |_| sent.clone().into_bytes());
-    assert!(said.len() < 300, "{said}");
+    let output = refuses(&[], &method, |_| sent.clone().into_bytes());
+    assert!(output.len() < 300, "{output}");
 }

@@ -6,7 +6,7 @@ use async_tungstenite::tungstenite::Error;
 use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::json;
 
-use crate::bench::Daemon;
+use crate::harness::Daemon;
 
 fn with_secret(daemon: &Daemon, secret: &str) -> u16 {
     let bearer = format!("Authorization: Bearer {secret}");
@@ -30,13 +30,13 @@ fn a_reload_reports_changes_and_keeps_every_connection() {
     ]);
     assert_eq!((&answer["changed"], &answer["warnings"]), (&changed, &json!([])));
     assert!(daemon.logged().contains("reloaded: channel, limits.burst"));
-    ada.lives();
-    ada.say(json!({"action": "ping"}));
-    assert_eq!(ada.hear_type("error")["code"], "rate_limited", "the new limit holds");
-    worker.say(json!({"action": "ping", "id": 1}));
-    assert_eq!(worker.hear()["id"], 1);
-    worker.say(json!({"action": "channels", "id": 2}));
-    worker.hear();
+    ada.expect_pong();
+    ada.send(json!({"action": "ping"}));
+    assert_eq!(ada.expect_type("error")["code"], "rate_limited", "the new limit holds");
+    worker.send(json!({"action": "ping", "id": 1}));
+    assert_eq!(worker.receive()["id"], 1);
+    worker.send(json!({"action": "channels", "id": 2}));
+    worker.receive();
     assert_eq!(daemon.reload()["changed"], json!([]));
     assert!(daemon.logged().contains("reloaded: nothing has changed"));
 }
@@ -61,7 +61,7 @@ fn a_wrong_configuration_is_refused_and_changes_nothing() {
     let line = daemon.logged();
     assert!(line.contains("not reloaded, and nothing is changed") && line.contains("brust"), "{line}");
     for _ in 0..10 {
-        ada.lives();
+        ada.expect_pong();
     }
 
     daemon.write("wshubd.toml", &wrong.replace("brust = 2\n", ""));
@@ -115,17 +115,17 @@ fn secrets_and_keys_are_rotated_without_closing_connections() {
     assert_eq!(daemon.reload()["changed"].as_array().unwrap().len(), 2);
     assert_eq!((with_secret(&daemon, one), with_secret(&daemon, two)), (200, 200), "both hold meanwhile");
     let new = daemon.token("ada");
-    ada.say(json!({"action": "auth", "token": old}));
-    ada.hear_type("auth_success");
+    ada.send(json!({"action": "auth", "token": old}));
+    ada.expect_type("auth_success");
 
     daemon.write("wshubd.toml", &text(&["two"], &["two"]));
     daemon.reload();
     assert_eq!((with_secret(&daemon, one), with_secret(&daemon, two)), (401, 200));
-    ada.lives();
-    ada.say(json!({"action": "auth", "token": old}));
-    assert_eq!(ada.hear_type("auth_failed")["code"], "token_invalid", "nobody signs with it any more");
-    ada.say(json!({"action": "auth", "token": new}));
-    ada.hear_type("auth_success");
+    ada.expect_pong();
+    ada.send(json!({"action": "auth", "token": old}));
+    assert_eq!(ada.expect_type("auth_failed")["code"], "token_invalid", "nobody signs with it any more");
+    ada.send(json!({"action": "auth", "token": new}));
+    ada.expect_type("auth_success");
     assert!(daemon.try_client(&format!("/ws?token={old}"), &[]).is_err());
 }
 
@@ -150,7 +150,7 @@ fn rights_and_admission_follow_a_reload() {
     assert_eq!(daemon.http("GET /metrics", &[], "").0, 401);
     daemon.write("wshubd.toml", text);
     assert_eq!(daemon.reload()["changed"].as_array().unwrap().len(), 5);
-    assert_eq!(ada.hear_type("unsubscribed")["reason"], "forbidden");
+    assert_eq!(ada.expect_type("unsubscribed")["reason"], "forbidden");
     assert_eq!(daemon.http("GET /healthz", &["Host: hub.example"], "").0, 200);
     assert_eq!(daemon.http("GET /metrics", &[], "").0, 200);
     assert_eq!(daemon.http("GET /api/v1/ws", &[], "").0, 404);
@@ -159,7 +159,7 @@ fn rights_and_admission_follow_a_reload() {
         panic!("a token in the query is taken");
     };
     assert_eq!(reply.status().as_u16(), 401);
-    daemon.client_at("/ws").hear_type("auth_required");
+    daemon.client_at("/ws").expect_type("auth_required");
 }
 
 #[test]
@@ -169,9 +169,9 @@ fn a_smaller_message_limit_applies_to_the_next_message() {
     daemon.write("wshubd.toml", "[limits]\nmessage_bytes = \"1KiB\"\n");
     daemon.reload();
     let long = "x".repeat(2000);
-    worker.say(json!({"channel": "news", "event": "e", "data": long, "id": 1}));
-    assert_eq!(worker.hear()["code"], "too_large");
-    ada.say(json!({"action": "send", "channel": "news", "event": "e", "data": long}));
+    worker.send(json!({"channel": "news", "event": "e", "data": long, "id": 1}));
+    assert_eq!(worker.receive()["code"], "too_large");
+    ada.send(json!({"action": "send", "channel": "news", "event": "e", "data": long}));
     assert_eq!(ada.closed_with(), 1009);
 }
 
@@ -186,9 +186,9 @@ fn sighup_reloads_and_logs_it() {
     daemon.hang_up();
     let line = daemon.logged();
     assert!(line.contains("not reloaded") && line.contains("wshubd.toml:2: `limits.burst` wants"), "{line}");
-    ada.lives();
+    ada.expect_pong();
     daemon.stop();
-    assert_eq!(ada.hear_type("bye")["code"], 4101);
+    assert_eq!(ada.expect_type("bye")["code"], 4101);
     drop(ada);
     assert_eq!(daemon.ended().0, Some(0));
 }
@@ -217,7 +217,7 @@ fn a_reload_generates_keys_as_a_start_does() {
     other.write("wshubd.toml", "");
     assert_eq!(other.reload()["type"], "ok");
     assert!(generated.exists());
-    other.client("ada").lives();
+    other.client("ada").expect_pong();
 }
 
 #[test]
@@ -235,16 +235,16 @@ fn a_pipe_in_place_of_the_file_does_not_block_the_daemon() {
 fn a_reload_without_free_descriptors_changes_nothing() {
     let mut daemon = Daemon::configured("[state]\nstore = \"memory\"\n");
     let (mut ada, mut worker) = (daemon.client("ada"), daemon.worker());
-    worker.say(json!({"action": "ping"}));
-    assert_eq!(worker.hear()["type"], "pong");
+    worker.send(json!({"action": "ping"}));
+    assert_eq!(worker.receive()["type"], "pong");
     let (mut in_use, mut refused) = (json!("20"), 0);
     for free in 0..20 {
         let burst = 30 + free;
         daemon.write("wshubd.toml", &format!("[state]\nstore = \"memory\"\n[limits]\nburst = {burst}\n"));
         let before = leave_free(&daemon, free);
-        worker.say(json!({"action": "reload", "id": free}));
-        let answer = worker.hear();
-        ada.lives();
+        worker.send(json!({"action": "reload", "id": free}));
+        let answer = worker.receive();
+        ada.expect_pong();
         prlimit(Some(daemon.pid()), Resource::Nofile, before).unwrap();
         if answer["type"] == "ok" {
             let changed = json!({"setting": "limits.burst", "from": in_use, "to": burst.to_string()});
@@ -260,7 +260,7 @@ fn a_reload_without_free_descriptors_changes_nothing() {
     assert!((1..20).contains(&refused), "{refused} were refused");
     assert_eq!(in_use, "49");
     assert!(daemon.logged().contains("not reloaded, and nothing is changed"));
-    daemon.client("ben").lives();
+    daemon.client("ben").expect_pong();
 }
 
 /// Leaves the daemon so many descriptors that it may still open; the limit before.

@@ -12,7 +12,7 @@ use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
 use wshubd::edge::clock;
 
-use crate::bench::{Client, Daemon, Worker, command, directory, stats};
+use crate::harness::{Client, Daemon, Worker, command, directory, stats};
 
 /// The second that a machine's clock shows.
 fn this_second() -> u64 {
@@ -40,7 +40,7 @@ impl Daemon {
     /// The first frame of a client with this token, or the code with which it is refused.
     fn comes(&self, token: &str) -> String {
         match self.try_client(&format!("/ws?token={token}"), &[]) {
-            Ok(mut client) => client.hear_type("connection_established")["type"].take(),
+            Ok(mut client) => client.expect_type("connection_established")["type"].take(),
             Err(tungstenite::Error::Http(answer)) => {
                 assert_eq!(answer.status(), 401);
                 serde_json::from_slice::<Value>(answer.body().as_ref().unwrap()).unwrap()["code"].take()
@@ -54,7 +54,7 @@ impl Daemon {
 
     fn lets_in(&self, token: &str) -> Client {
         let mut client = self.client_at(&format!("/ws?token={token}"));
-        client.hear_type("connection_established");
+        client.expect_type("connection_established");
         client
     }
 }
@@ -62,8 +62,8 @@ impl Daemon {
 /// Asks an administrator's question, and gives the answer.
 fn ask(worker: &mut Worker, mut question: Value) -> Value {
     question["id"] = json!("q");
-    worker.say(question);
-    worker.hear()
+    worker.send(question);
+    worker.receive()
 }
 
 fn revoke(worker: &mut Worker, user: &str) -> Value {
@@ -79,21 +79,21 @@ fn a_revoked_user_is_closed_until_a_newer_token() {
     let answer = revoke(&mut worker, "eve");
     assert_eq!((&answer["type"], &answer["disconnected"]), (&json!("ok"), &json!(1)));
     assert!(answer["revoked_at"].as_str().unwrap().ends_with(".000Z"), "whole seconds count: {answer}");
-    assert_eq!(eve.hear_type("bye")["reconnect"], false);
+    assert_eq!(eve.expect_type("bye")["reconnect"], false);
     assert_eq!(eve.closed_with(), 4003);
     assert_eq!(daemon.comes(&token), "token_revoked");
     assert_eq!(daemon.comes(&daemon.signed(&json!({"sub": "eve"}))), "token_revoked", "without iat");
     drop(daemon.lets_in(&daemon.issued("eve", 60)));
-    ada.lives();
+    ada.expect_pong();
     // A page cannot see a 401, and gets the reason on the connection.
     let protocols = format!("wshub.v1, wshub.bearer.{token}");
     let mut page = daemon.try_client("/ws", &[("Sec-WebSocket-Protocol", &protocols)]).unwrap();
-    assert_eq!(page.hear_type("auth_failed")["code"], "token_revoked");
+    assert_eq!(page.expect_type("auth_failed")["code"], "token_revoked");
     assert_eq!(page.closed_with(), 4001);
     let mut late = daemon.client_at("/ws");
-    late.hear_type("auth_required");
-    late.say(json!({"action": "auth", "token": token}));
-    assert_eq!(late.hear_type("auth_failed")["code"], "token_revoked");
+    late.expect_type("auth_required");
+    late.send(json!({"action": "auth", "token": token}));
+    assert_eq!(late.expect_type("auth_failed")["code"], "token_revoked");
     assert_eq!(stats(&mut worker)["revocations"], 1);
 }
 
@@ -148,9 +148,9 @@ fn a_reload_and_a_handover_keep_revocations() {
     daemon.hand_over();
     assert_eq!(ask(&mut worker, json!({"action": "disconnect", "jti": "t1"}))["disconnected"], 1);
     assert_eq!(one.closed_with(), 4003);
-    two.lives();
+    two.expect_pong();
     daemon.hand_over();
-    two.lives();
+    two.expect_pong();
     assert_eq!(daemon.comes(&first), "token_revoked");
     assert_eq!(daemon.reload()["type"], "ok");
     assert_eq!(daemon.comes(&first), "token_revoked");
@@ -177,7 +177,7 @@ fn revocations_are_limited_to_ten_thousand() {
     let mut answers = String::new();
     let mut worker = worker;
     for _ in 0..10_001 {
-        answers += &format!("{}\n", worker.hear());
+        answers += &format!("{}\n", worker.receive());
     }
     sending.join().unwrap();
     assert_eq!(worker.finish(), "");
@@ -267,10 +267,10 @@ fn a_start_with_unreadable_revocations_fails_with_advice() {
     for check in [false, true] {
         let mut start = command(&daemon.directory);
         let output = if check { start.arg("--check") } else { &mut start }.output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success(), "{said}");
-        assert!(said.contains("wshubd/revocations:2: it is damaged"), "{said}");
-        assert!(said.contains("would be taken again") && said.contains("remove it"), "{said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{stderr}");
+        assert!(stderr.contains("wshubd/revocations:2: it is damaged"), "{stderr}");
+        assert!(stderr.contains("would be taken again") && stderr.contains("remove it"), "{stderr}");
     }
     assert!(!daemon.directory.join("wshubd/worker.sock").exists(), "nobody is let in");
     // A last line that is not whole was never answered; that is logged, and the rest counts.
@@ -281,17 +281,17 @@ fn a_start_with_unreadable_revocations_fails_with_advice() {
     daemon.stop();
     daemon.ended();
     let mut start = command(&daemon.directory).spawn().unwrap();
-    let mut said = String::new();
+    let mut stderr = String::new();
     let pid = rustix::process::Pid::from_child(&start);
     let mut log = start.stderr.take().unwrap();
     let mut byte = [0];
-    while !said.contains("started: ") {
-        assert_ne!(log.read(&mut byte).unwrap(), 0, "{said}");
-        said.push(byte[0].into());
+    while !stderr.contains("started: ") {
+        assert_ne!(log.read(&mut byte).unwrap(), 0, "{stderr}");
+        stderr.push(byte[0].into());
     }
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     start.wait().unwrap();
-    assert!(said.contains("line 3: the last one is not whole"), "{said}");
+    assert!(stderr.contains("line 3: the last one is not whole"), "{stderr}");
 }
 
 #[test]
@@ -300,19 +300,19 @@ fn an_admin_token_administers_over_a_websocket() {
     let rights = json!({"subscribe": ["*"], "admin": true});
     let root = daemon.signed(&json!({"sub": "root", "jti": "r", "iat": this_second(), "wshub": rights}));
     let (mut root, mut ada) = (daemon.lets_in(&root), daemon.client("ada"));
-    root.say(json!({"action": "connections", "id": 1}));
-    let listed = root.hear_type("connections");
+    root.send(json!({"action": "connections", "id": 1}));
+    let listed = root.expect_type("connections");
     let own = listed["connections"].as_array().unwrap().iter().find(|one| one["user_id"] == "root").unwrap();
     assert_eq!((&own["jti"], own["address"].is_string()), (&json!("r"), true), "{own}");
-    root.say(json!({"action": "stats"}));
-    assert_eq!(root.hear_type("stats")["total_connections"], 2);
-    root.say(json!({"action": "disconnect", "user_id": "ada", "revoke": true, "id": 2}));
-    assert_eq!(root.hear_type("revoked")["disconnected"], 1);
+    root.send(json!({"action": "stats"}));
+    assert_eq!(root.expect_type("stats")["total_connections"], 2);
+    root.send(json!({"action": "disconnect", "user_id": "ada", "revoke": true, "id": 2}));
+    assert_eq!(root.expect_type("revoked")["disconnected"], 1);
     assert_eq!(ada.closed_with(), 4003);
     let mut ben = daemon.client("ben");
     for action in ["connections", "stats", "disconnect"] {
-        ben.say(json!({"action": action, "user_id": "root"}));
-        assert_eq!(ben.hear_type("error")["code"], "forbidden");
+        ben.send(json!({"action": action, "user_id": "root"}));
+        assert_eq!(ben.expect_type("error")["code"], "forbidden");
     }
 }
 
@@ -329,8 +329,8 @@ fn two_hundred_lines_in_one_packet_are_all_accepted() {
     }
     agent.socket.flush().unwrap();
     for n in 0..200 {
-        assert_eq!(agent.hear_type("send_success")["sent"], 1);
-        assert_eq!(ada.hear_type("message")["data"], n);
+        assert_eq!(agent.expect_type("send_success")["sent"], 1);
+        assert_eq!(ada.expect_type("message")["data"], n);
     }
 }
 
@@ -357,9 +357,12 @@ fn a_reload_with_a_shorter_revocation_time_warns() {
     revoke(&mut worker, "eve");
     daemon.write("wshubd.toml", "[auth]\nrevocation_ttl = \"1h\"\n");
     let warnings = daemon.reload()["warnings"].clone();
-    let told =
+    let expected =
         "when the last of the 1 revocations that are kept is forgotten, tokens that end more than 1h ahead";
-    assert!(warnings.to_string().contains(told), "{warnings}");
-    assert!(daemon.hear_line("auth.revocation_ttl is shorter than before").contains(told), "and in the log");
+    assert!(warnings.to_string().contains(expected), "{warnings}");
+    assert!(
+        daemon.expect_log_line("auth.revocation_ttl is shorter than before").contains(expected),
+        "and in the log"
+    );
     assert_eq!(daemon.reload()["warnings"], json!([]), "once");
 }

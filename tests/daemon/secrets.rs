@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use serde_json::json;
 
-use crate::bench::{Daemon, command, directory};
+use crate::harness::{Daemon, command, directory};
 
 /// Which file a daemon begins with: the one of its first start, or one that the configuration
 /// names.
@@ -32,19 +32,19 @@ fn refused(name: &str, kind: Kind, text: Option<&str>, mode: u32) -> String {
         daemon.env("WSHUBD_AUTH__BROADCAST_SECRETS", format!("[{file:?}]"));
     }
     let output = daemon.output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     // In the state directory nobody has configured it.
     let code = if kind == Kind::Generated { 73 } else { 78 };
-    assert_eq!(output.status.code(), Some(code), "{said}");
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
     let checked = daemon.arg("--check").output().unwrap();
     assert_eq!(
         (checked.status.code(), String::from_utf8(checked.stderr).unwrap()),
-        (Some(code), said.clone())
+        (Some(code), stderr.clone())
     );
     assert_eq!(std::fs::read_to_string(&file).ok().as_deref(), text, "it is left as it is");
     assert!(!place.join("worker.sock").exists(), "nobody is let in");
-    crate::bench::remove(&directory);
-    let (_, why) = said.split_once(&format!("{}: ", file.display())).expect("the file is named");
+    crate::harness::remove(&directory);
+    let (_, why) = stderr.split_once(&format!("{}: ", file.display())).expect("the file is named");
     why.to_owned()
 }
 
@@ -77,31 +77,31 @@ fn keys_and_secrets_show_in_no_output_of_the_daemon() {
     let key = std::fs::read_to_string(daemon.directory.join("wshubd/jwt.key")).unwrap();
     let (key, secret, token) = (key.trim().to_owned(), daemon.secret(), daemon.token("ada"));
     let mut ada = daemon.client_at(&format!("/ws?token={token}"));
-    ada.hear_type("connection_established");
-    let mut said = String::new();
+    ada.expect_type("connection_established");
+    let mut shown = String::new();
     for word in ["--show", "--check"] {
         let output = command(&daemon.directory).arg(word).stdout(Stdio::piped()).output().unwrap();
         assert_eq!(output.status.code(), Some(0));
-        said += &String::from_utf8(output.stdout).unwrap();
-        said += &String::from_utf8(output.stderr).unwrap();
+        shown += &String::from_utf8(output.stdout).unwrap();
+        shown += &String::from_utf8(output.stderr).unwrap();
     }
-    assert!(said.contains("directory = "), "{said}");
+    assert!(shown.contains("directory = "), "{shown}");
     let mut worker = daemon.worker();
     for action in ["stats", "connections", "channels", "inbox", "operations", "reload"] {
-        worker.say(json!({"action": action, "id": 1}));
-        said += &worker.hear().to_string();
+        worker.send(json!({"action": action, "id": 1}));
+        shown += &worker.receive().to_string();
     }
-    worker.say(json!({"action": "token", "token": "not.a.token", "id": 1}));
-    said += &worker.hear().to_string();
+    worker.send(json!({"action": "token", "token": "not.a.token", "id": 1}));
+    shown += &worker.receive().to_string();
     let bearer = format!("Authorization: Bearer {secret}");
     for path in ["/metrics", "/api/v1/ws/stats", "/healthz", "/nowhere"] {
-        said += &daemon.http(&format!("GET {path}"), &[&bearer], "").1;
+        shown += &daemon.http(&format!("GET {path}"), &[&bearer], "").1;
     }
-    said += &daemon.http("POST /broadcast", &["Authorization: Bearer a-wrong-secret-of-ours"], "{}").1;
+    shown += &daemon.http("POST /broadcast", &["Authorization: Bearer a-wrong-secret-of-ours"], "{}").1;
     daemon.stop();
     drop((ada, worker));
-    said += &daemon.ended().1;
+    shown += &daemon.ended().1;
     for hidden in [&key, &secret, &token, "a-wrong-secret-of-ours"] {
-        assert!(hidden.len() > 20 && !said.contains(hidden), "{said}");
+        assert!(hidden.len() > 20 && !shown.contains(hidden), "{shown}");
     }
 }

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::bench::{Daemon, by_file, command, directory};
+use crate::harness::{Daemon, by_file, command, directory};
 
 /// A user who owns nothing here.
 const STRANGER: u32 = 65_534;
@@ -40,29 +40,29 @@ impl Closed {
     }
 
     fn command(&self, words: &[&str], variables: &[(&str, &str)]) -> Command {
-        let mut asked = Command::new(self.0.join("wshubd-program"));
-        asked.env_clear().envs(command(&self.0).get_envs().filter_map(|(name, value)| Some((name, value?))));
-        asked.args(words).envs(variables.iter().copied()).current_dir("/");
+        let mut daemon = Command::new(self.0.join("wshubd-program"));
+        daemon.env_clear().envs(command(&self.0).get_envs().filter_map(|(name, value)| Some((name, value?))));
+        daemon.args(words).envs(variables.iter().copied()).current_dir("/");
         if is_root() {
-            asked.uid(STRANGER).gid(STRANGER);
+            daemon.uid(STRANGER).gid(STRANGER);
         }
-        asked.stdin(Stdio::null()).stdout(Stdio::null());
-        asked
+        daemon.stdin(Stdio::null()).stdout(Stdio::null());
+        daemon
     }
 }
 
 impl Drop for Closed {
     fn drop(&mut self) {
         let _ = fs::set_permissions(&self.0, Permissions::from_mode(0o755));
-        crate::bench::remove(&self.0);
+        crate::harness::remove(&self.0);
     }
 }
 
 /// The result of `--check`: exit code, standard output and errors.
 fn check(directory: &PathBuf, variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
-    let mut asked = command(directory);
+    let mut daemon = command(directory);
     let output =
-        asked.arg("--check").envs(variables.iter().copied()).stdout(Stdio::piped()).output().unwrap();
+        daemon.arg("--check").envs(variables.iter().copied()).stdout(Stdio::piped()).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
@@ -76,17 +76,17 @@ fn names(directory: &Path) -> Vec<String> {
 fn a_state_directory_that_cannot_be_made_exits_73() {
     let closed = Closed::new();
     for words in [&[][..], &["--check"]] {
-        let (code, said) = closed.run(words, &[("XDG_RUNTIME_DIR", "/tmp")]);
-        assert_eq!(code, Some(73), "{said}");
+        let (code, output) = closed.run(words, &[("XDG_RUNTIME_DIR", "/tmp")]);
+        assert_eq!(code, Some(73), "{output}");
         let state = closed.0.join("wshubd");
-        assert!(said.starts_with(&format!("{}: cannot be ", state.display())), "{said}");
+        assert!(output.starts_with(&format!("{}: cannot be ", state.display())), "{output}");
         assert!(
-            said.contains(&format!("Permission denied (os error 13): {} belongs to ", closed.0.display()))
+            output.contains(&format!("Permission denied (os error 13): {} belongs to ", closed.0.display()))
         );
-        assert!(said.contains("; make it as root, `install -d -m 0700 -o "), "{said}");
+        assert!(output.contains("; make it as root, `install -d -m 0700 -o "), "{output}");
         assert!(
-            said.contains(&format!(" {}`, or name another in `[state] directory`", state.display())),
-            "{said}"
+            output.contains(&format!(" {}`, or name another in `[state] directory`", state.display())),
+            "{output}"
         );
     }
 }
@@ -96,14 +96,15 @@ fn a_state_directory_that_is_no_directory_is_reported() {
     let directory = directory();
     fs::write(directory.join("wshubd"), "").unwrap();
     let elsewhere = [("XDG_RUNTIME_DIR", "/nonexistent"), ("WSHUBD_LISTEN__WORKER", "/tmp/none.sock")];
-    let (code, _, said) = check(&directory, &elsewhere);
-    assert_eq!(code, Some(73), "{said}");
+    let (code, _, stderr) = check(&directory, &elsewhere);
+    assert_eq!(code, Some(73), "{stderr}");
     assert!(
-        said.contains("wshubd: is no directory, and is to hold the state; `[state] directory` names another")
+        stderr
+            .contains("wshubd: is no directory, and is to hold the state; `[state] directory` names another")
     );
     let started = command(&directory).envs(elsewhere).output().unwrap();
     assert_eq!(started.status.code(), Some(73));
-    crate::bench::remove(&directory);
+    crate::harness::remove(&directory);
 }
 
 #[test]
@@ -114,33 +115,35 @@ fn a_check_reports_a_worker_socket_that_cannot_be_made() {
     let place = closed.0.display().to_string();
     let check = |worker: &str| closed.run(&["--check"], &[state, ("WSHUBD_LISTEN__WORKER", worker)]);
 
-    let (code, said) = check(&place);
-    assert_eq!(code, Some(78), "{said}");
+    let (code, output) = check(&place);
+    assert_eq!(code, Some(78), "{output}");
     assert!(
-        said.contains(": is a directory, and is to be the worker socket; `[listen] worker` names its path")
+        output.contains(": is a directory, and is to be the worker socket; `[listen] worker` names its path")
     );
 
     let program = format!("{place}/wshubd-program");
-    let (code, said) = check(&program);
-    assert_eq!(code, Some(78), "{said}");
-    assert!(said.contains(": is something else, and is to be the worker socket; "), "{said}");
+    let (code, output) = check(&program);
+    assert_eq!(code, Some(78), "{output}");
+    assert!(output.contains(": is something else, and is to be the worker socket; "), "{output}");
 
-    let (code, said) = check(&format!("{program}/worker.sock"));
-    assert_eq!(code, Some(78), "{said}");
-    assert!(said.contains("cannot be the worker socket: Not a directory"), "{said}");
+    let (code, output) = check(&format!("{program}/worker.sock"));
+    assert_eq!(code, Some(78), "{output}");
+    assert!(output.contains("cannot be the worker socket: Not a directory"), "{output}");
 
     for worker in ["worker.sock", "deeper/worker.sock"] {
-        let (code, said) = check(&format!("{place}/{worker}"));
-        assert_eq!(code, Some(73), "{said}");
-        assert!(said.contains("cannot be made: Permission denied"), "{said}");
-        assert!(said.contains("or name another path in `[listen] worker`"), "{said}");
+        let (code, output) = check(&format!("{place}/{worker}"));
+        assert_eq!(code, Some(73), "{output}");
+        assert!(output.contains("cannot be made: Permission denied"), "{output}");
+        assert!(output.contains("or name another path in `[listen] worker`"), "{output}");
     }
 
     // One that nobody has written down.
     let far = format!("{place}/{}", "d".repeat(100));
-    let (code, said) = closed.run(&["--check"], &[state, ("XDG_RUNTIME_DIR", &far)]);
-    assert_eq!(code, Some(78), "{said}");
-    assert!(said.contains(" bytes, and the path of a socket may have 107; `[listen] worker` names its path"));
+    let (code, output) = closed.run(&["--check"], &[state, ("XDG_RUNTIME_DIR", &far)]);
+    assert_eq!(code, Some(78), "{output}");
+    assert!(
+        output.contains(" bytes, and the path of a socket may have 107; `[listen] worker` names its path")
+    );
 }
 
 #[test]
@@ -158,33 +161,33 @@ fn a_check_by_root_tries_what_the_daemons_user_may_read() {
     let keys = format!("[{{ alg = \"HS256\", file = {key:?} }}]");
     let keys = [("WSHUBD_AUTH__KEYS", keys.as_str())];
 
-    let (code, told, said) = check(&directory, &keys);
-    assert_eq!((code, told.contains("tried as root (uid 0)")), (Some(0), true), "{told}{said}");
+    let (code, stdout, stderr) = check(&directory, &keys);
+    assert_eq!((code, stdout.contains("tried as root (uid 0)")), (Some(0), true), "{stdout}{stderr}");
 
     chown(&state, Some(STRANGER), Some(STRANGER)).unwrap();
-    let (code, told, said) = check(&directory, &keys);
-    assert_eq!(code, Some(78), "{told}{said}");
-    assert!(said.starts_with(&format!("{}: cannot be read: Permission denied", key.display())), "{said}");
+    let (code, stdout, stderr) = check(&directory, &keys);
+    assert_eq!(code, Some(78), "{stdout}{stderr}");
+    assert!(stderr.starts_with(&format!("{}: cannot be read: Permission denied", key.display())), "{stderr}");
     assert!(
-        said.contains("belongs to root (uid 0), group root, mode 0600, and this process runs as "),
-        "{said}"
+        stderr.contains("belongs to root (uid 0), group root, mode 0600, and this process runs as "),
+        "{stderr}"
     );
-    assert!(said.contains("(uid 65534); `chown "), "{said}");
-    assert!(said.contains(&format!("`LoadCredential=a.key:{}`", key.display())), "{said}");
+    assert!(stderr.contains("(uid 65534); `chown "), "{stderr}");
+    assert!(stderr.contains(&format!("`LoadCredential=a.key:{}`", key.display())), "{stderr}");
 
     chown(&key, Some(STRANGER), None).unwrap();
-    let (code, told, said) = check(&directory, &keys);
-    assert_eq!((code, told.contains("(uid 65534)\n")), (Some(0), true), "{told}{said}");
+    let (code, stdout, stderr) = check(&directory, &keys);
+    assert_eq!((code, stdout.contains("(uid 65534)\n")), (Some(0), true), "{stdout}{stderr}");
 
     // The file of the configuration is read by that user, too.
     let file = directory.join("wshubd.toml");
     fs::write(&file, "").unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     let configuration = [("CONFIGURATION_DIRECTORY", directory.to_str().unwrap())];
-    let (code, _, said) = check(&directory, &configuration);
-    assert_eq!(code, Some(78), "{said}");
-    assert!(said.contains(&format!("; `chmod a+r {}` lets it read", file.display())), "{said}");
-    crate::bench::remove(&directory);
+    let (code, _, stderr) = check(&directory, &configuration);
+    assert_eq!(code, Some(78), "{stderr}");
+    assert!(stderr.contains(&format!("; `chmod a+r {}` lets it read", file.display())), "{stderr}");
+    crate::harness::remove(&directory);
 }
 
 #[test]
@@ -195,33 +198,33 @@ fn a_check_leaves_no_file_and_reports_what_it_skipped() {
     let credential = "[{ alg = \"HS256\", file = \"/run/credentials/none.service/a.key\" }]";
     let variables = [("WSHUBD_LISTEN__HTTP", address.as_str()), ("WSHUBD_AUTH__KEYS", credential)];
 
-    let (code, told, said) = check(&directory, &variables);
+    let (code, stdout, stderr) = check(&directory, &variables);
 
-    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
     let in_use = format!("not tried: {address}, which is in use, by a wshubd that runs or another\n");
-    assert!(told.contains(&in_use), "{told}");
+    assert!(stdout.contains(&in_use), "{stdout}");
     let passed =
         "not tried: /run/credentials/none.service/a.key, which systemd passes when the unit starts\n";
-    assert!(told.contains(passed) && told.ends_with("ok\n"), "{told}");
+    assert!(stdout.contains(passed) && stdout.ends_with("ok\n"), "{stdout}");
     assert_eq!(names(&directory), [""; 0]);
 
     let elsewhere = [("WSHUBD_LISTEN__HTTP", "192.0.2.1:1")];
-    let (code, _, said) = check(&directory, &elsewhere);
+    let (code, _, stderr) = check(&directory, &elsewhere);
     assert_eq!(code, Some(0));
-    assert!(said.contains("warning: cannot listen on 192.0.2.1:1: "), "{said}");
-    crate::bench::remove(&directory);
+    assert!(stderr.contains("warning: cannot listen on 192.0.2.1:1: "), "{stderr}");
+    crate::harness::remove(&directory);
 }
 
 #[test]
 fn a_check_beside_the_running_daemon_disturbs_nobody() {
     let daemon = Daemon::start();
     let mut ada = daemon.client("ada");
-    let (code, told, said) = check(&daemon.directory, &[]);
-    assert_eq!((code, said.as_str()), (Some(0), ""));
+    let (code, stdout, stderr) = check(&daemon.directory, &[]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
     let socket = daemon.directory.join("wshubd/worker.sock");
     let there = format!("not tried: the worker socket {}, which is there already\n", socket.display());
-    assert!(told.contains(&there), "{told}");
-    ada.lives();
+    assert!(stdout.contains(&there), "{stdout}");
+    ada.expect_pong();
 }
 
 #[test]
@@ -238,11 +241,11 @@ fn kubernetes_variables_stop_no_start_and_are_one_warning() {
     let mut child = daemon.spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     let before: Vec<String> = lines.by_ref().take_while(|line| !line.contains("started: ")).collect();
-    let told = before.iter().filter(|line| line.contains("WSHUBD_PORT, WSHUBD_PORT_8098_TCP, "));
-    assert_eq!(told.count(), 1, "{before:?}");
+    let warnings = before.iter().filter(|line| line.contains("WSHUBD_PORT, WSHUBD_PORT_8098_TCP, "));
+    assert_eq!(warnings.count(), 1, "{before:?}");
     child.kill().unwrap();
     child.wait().unwrap();
-    crate::bench::remove(&directory);
+    crate::harness::remove(&directory);
 }
 
 #[test]
@@ -257,7 +260,7 @@ fn show_names_the_files_that_were_read() {
     fs::write(directory.join("wshubd.toml"), &shown).unwrap();
     let again = by_file(&directory).arg("--show").stdout(Stdio::piped()).output().unwrap();
     assert_eq!(String::from_utf8(again.stdout).unwrap(), shown);
-    crate::bench::remove(&directory);
+    crate::harness::remove(&directory);
 }
 
 /// A daemon that may have so many files open, and its log before it has started.
@@ -269,7 +272,7 @@ fn with_files(directory: &PathBuf, files: u64, connections: usize) -> (Daemon, V
     shell.env_clear().envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
     shell.env("WSHUBD_LIMITS__CONNECTIONS", connections.to_string()).env("WSHUBD_AUTH__ANONYMOUS", "true");
     let mut daemon = Daemon::by(directory.clone(), shell.stdin(Stdio::null()).stderr(Stdio::piped()));
-    let before = daemon.said_before_start();
+    let before = daemon.log_before_start();
     (daemon, before)
 }
 
@@ -277,9 +280,10 @@ fn with_files(directory: &PathBuf, files: u64, connections: usize) -> (Daemon, V
 fn the_open_file_limit_is_raised_and_reported_if_too_low() {
     for (connections, is_told) in [(1000, true), (100, false)] {
         let (daemon, before) = with_files(&directory(), 256, connections);
-        let told =
+        let expected =
             "limits.connections is 1000, and this process may have 256 files open, which is enough for 2";
-        let is_said = before.iter().any(|line| line.contains(told) && line.contains("raise `LimitNOFILE=`"));
+        let is_said =
+            before.iter().any(|line| line.contains(expected) && line.contains("raise `LimitNOFILE=`"));
         assert_eq!(is_said, is_told, "{before:?}");
         let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.pid().as_raw_nonzero())).unwrap();
         let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
@@ -294,17 +298,17 @@ fn the_open_file_limit_suffices_for_the_reported_number() {
         let line = lines.iter().find_map(|line| line.split_once("which is enough for ")).unwrap().1;
         line.split(':').next().unwrap().parse().unwrap()
     };
-    let told = enough(&before);
-    let clients: Vec<_> = (0..told).map(|_| daemon.client_at("/ws")).collect();
+    let reported = enough(&before);
+    let clients: Vec<_> = (0..reported).map(|_| daemon.client_at("/ws")).collect();
     // All are taken but those that are kept back, a quarter; the store may have ended, and
     // the test runner may have left one open.
     let open = daemon.descriptors();
-    assert!((73..=76).contains(&open), "{open} are open with {told} clients");
+    assert!((73..=76).contains(&open), "{open} are open with {reported} clients");
     // Who is connected counts as little for the next warning as for the first.
     daemon.hang_up();
-    let line = daemon.hear_line("which is enough for ");
+    let line = daemon.expect_log_line("which is enough for ");
     let again = enough(&[line]);
-    assert!(again.abs_diff(told) <= 1, "{told} at the start, and {again} with as many clients");
+    assert!(again.abs_diff(reported) <= 1, "{reported} at the start, and {again} with as many clients");
     drop(clients);
 }
 
@@ -317,18 +321,18 @@ fn tried_and_started(closed: &Closed, state: &Path) -> [(Option<i32>, String); 2
         ("WSHUBD_LISTEN__WORKER", worker.to_str().unwrap()),
     ];
     let check = closed.run(&["--check"], &variables);
-    let mut asked = closed.command(&[], &variables);
-    let mut child = asked.stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = String::new();
+    let mut daemon = closed.command(&[], &variables);
+    let mut child = daemon.stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = String::new();
     for line in BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap) {
         let is_up = line.contains("started: ");
-        said += &format!("{line}\n");
+        log += &format!("{line}\n");
         if is_up {
             child.kill().unwrap();
             break;
         }
     }
-    [check, (child.wait().unwrap().code(), said)]
+    [check, (child.wait().unwrap().code(), log)]
 }
 
 #[test]
@@ -366,18 +370,18 @@ fn foreign_files_in_the_state_directory_are_reported() {
         fs::set_permissions(&state, Permissions::from_mode(0o700)).unwrap();
         fs::set_permissions(&foreign, Permissions::from_mode(0o700)).unwrap();
 
-        let [(checked, said), (started, told)] = tried_and_started(&closed, &state);
+        let [(checked, stderr), (started, log)] = tried_and_started(&closed, &state);
 
-        assert_eq!(checked, Some(73), "{name}: {said}");
-        assert_eq!(started, is_needed.then_some(73), "{name}: {told}");
-        for said in [said, told] {
+        assert_eq!(checked, Some(73), "{name}: {stderr}");
+        assert_eq!(started, is_needed.then_some(73), "{name}: {log}");
+        for stderr in [stderr, log] {
             let owner = format!("{} belongs to root (uid 0), group root, mode 0700, ", foreign.display());
-            assert!(said.contains(&owner), "{name}: {said}");
+            assert!(stderr.contains(&owner), "{name}: {stderr}");
             assert!(
-                said.contains("and this process runs as ") && said.contains("(uid 65534); `chown "),
-                "{said}"
+                stderr.contains("and this process runs as ") && stderr.contains("(uid 65534); `chown "),
+                "{stderr}"
             );
-            assert!(said.contains(&format!(" '{}/", state.display())), "{name}: {said}");
+            assert!(stderr.contains(&format!(" '{}/", state.display())), "{name}: {stderr}");
         }
     }
 }
@@ -413,37 +417,37 @@ fn a_writable_state_directory_is_reported_with_its_remedy() {
     ] {
         open(&state, of_state);
         open(&state.join("store"), of_store);
-        let (code, _, said) = check(&directory, &[]);
-        assert_eq!(code, Some(0), "{said}");
+        let (code, _, stderr) = check(&directory, &[]);
+        assert_eq!(code, Some(0), "{stderr}");
         let mut daemon = Daemon::by(directory.clone(), &mut command(&directory));
-        let started = daemon.said_before_start().join("\n");
-        for said in [said, started] {
+        let started = daemon.log_before_start().join("\n");
+        for stderr in [stderr, started] {
             match &open_ones {
-                Some(told) => assert!(said.contains(told), "{said}"),
-                None => assert!(!said.contains("chmod"), "{said}"),
+                Some(expected) => assert!(stderr.contains(expected), "{stderr}"),
+                None => assert!(!stderr.contains("chmod"), "{stderr}"),
             }
         }
         daemon.stop();
         daemon.ended();
         std::mem::forget(daemon);
     }
-    crate::bench::remove(&directory);
+    crate::harness::remove(&directory);
 }
 
 #[test]
 fn the_error_limit_of_a_reload_closes_connections() {
     let daemon = Daemon::by_file("[listen]\nhttp = \"127.0.0.1:0\"\n[limits]\nerrors = 2\n");
     let mut ada = daemon.client("ada");
-    ada.say(json!({"action": "dance"}));
-    ada.hear_type("error");
+    ada.send(json!({"action": "dance"}));
+    ada.expect_type("error");
     daemon.write(
         "wshubd.toml",
         "[listen]\nhttp = \"127.0.0.1:0\"\n[limits]\nerrors = 4\nerrors_window = \"1h\"\n",
     );
     assert_eq!(daemon.reload()["type"], "ok");
     for _ in 0..3 {
-        ada.say(json!({"action": "dance"}));
-        ada.hear_type("error");
+        ada.send(json!({"action": "dance"}));
+        ada.expect_type("error");
     }
     assert_eq!(ada.closed_with(), 4009);
 }

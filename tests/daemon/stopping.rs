@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 
-use crate::bench::{Daemon, PATIENCE, command};
+use crate::harness::{Daemon, PATIENCE, command};
 
 #[test]
 fn a_stop_sends_bye_and_exits_with_0() {
@@ -20,7 +20,7 @@ fn a_stop_sends_bye_and_exits_with_0() {
 
     daemon.stop();
 
-    let bye = ada.hear_type("bye");
+    let bye = ada.expect_type("bye");
     assert_eq!((bye["code"].as_u64(), bye["reconnect"].as_bool()), (Some(4101), Some(true)), "{bye}");
     assert_eq!(ada.closed_with(), 4101);
     drop(ada);
@@ -62,22 +62,25 @@ fn a_signal_right_after_started_stops_the_daemon() {
 
 #[test]
 fn an_unknown_group_is_named_with_its_line() {
-    let directory = crate::bench::directory();
+    let directory = crate::harness::directory();
     let file = directory.join("wshubd.toml");
     std::fs::write(&file, "[worker]\nadmins = [\"@no-such-group\"]\n").unwrap();
     for words in [&[][..], &["--check"]] {
         let mut daemon = command(&directory);
         let output = daemon.arg("--config").arg(&file).args(words).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(78), "{said}");
-        assert!(said.contains("wshubd.toml:2: `worker.admins` names the group \"no-such-group\""), "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{stderr}");
+        assert!(
+            stderr.contains("wshubd.toml:2: `worker.admins` names the group \"no-such-group\""),
+            "{stderr}"
+        );
     }
-    crate::bench::remove(&directory);
+    crate::harness::remove(&directory);
 }
 
 #[test]
 fn sighup_of_a_closed_terminal_stops_it() {
-    let directory = crate::bench::directory();
+    let directory = crate::harness::directory();
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let screen = openpt(flags).unwrap();
     unlockpt(&screen).unwrap();
@@ -93,7 +96,7 @@ fn sighup_of_a_closed_terminal_stops_it() {
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, Signal::HUP).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    crate::bench::remove(&directory);
+    crate::harness::remove(&directory);
 }
 
 #[test]
@@ -101,10 +104,10 @@ fn a_second_daemon_reports_that_one_is_running() {
     let daemon = Daemon::start();
 
     let mut second = command(&daemon.directory).spawn().unwrap();
-    let mut said = String::new();
-    second.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    let mut stderr = String::new();
+    second.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
 
-    assert!(said.contains("already running"), "{said}");
+    assert!(stderr.contains("already running"), "{stderr}");
     assert_eq!(second.wait().unwrap().code(), Some(69));
     assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
 }
@@ -113,7 +116,7 @@ fn a_second_daemon_reports_that_one_is_running() {
 fn a_socket_with_a_busy_listener_is_left_alone() {
     use socket2::{Domain, SockAddr, Socket, Type};
     for (kind, words) in [(Type::STREAM, "already running"), (Type::SEQPACKET, "another type")] {
-        let directory = crate::bench::directory();
+        let directory = crate::harness::directory();
         let place = directory.join("wshubd");
         std::fs::DirBuilder::new().mode(0o700).create(&place).unwrap();
         let path = place.join("worker.sock");
@@ -134,22 +137,22 @@ fn a_socket_with_a_busy_listener_is_left_alone() {
         }
         let mut daemon = command(&directory).spawn().unwrap();
         let mut lines = BufReader::new(daemon.stderr.take().unwrap());
-        let mut said = String::new();
-        while !said.contains("started") && lines.read_line(&mut said).unwrap() > 0 {}
-        let is_up = said.contains("started");
+        let mut output = String::new();
+        while !output.contains("started") && lines.read_line(&mut output).unwrap() > 0 {}
+        let is_up = output.contains("started");
         if is_up {
             daemon.kill().unwrap();
         }
-        assert!(said.contains(words) && !is_up, "{said}");
+        assert!(output.contains(words) && !is_up, "{output}");
         assert_eq!(daemon.wait().unwrap().code(), Some(69));
         assert!(path.exists(), "it is not ours to take away");
-        crate::bench::remove(&directory);
+        crate::harness::remove(&directory);
     }
 }
 
 #[test]
 fn other_files_at_the_worker_path_are_left_alone() {
-    let directory = crate::bench::directory();
+    let directory = crate::harness::directory();
     let place = directory.join("wshubd");
     std::fs::DirBuilder::new().mode(0o700).create(&place).unwrap();
     let (path, dead, other) = (place.join("worker.sock"), directory.join("dead"), directory.join("other"));
@@ -157,10 +160,10 @@ fn other_files_at_the_worker_path_are_left_alone() {
     std::fs::write(&other, "somebody's").unwrap();
     let says = |path: &Path, words: &str| {
         let output = command(&directory).env("WSHUBD_LISTEN__WORKER", path).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(69), "{said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(69), "{stderr}");
         let opening = format!("cannot open the worker socket {}", path.display());
-        assert!(said.contains(&opening) && said.contains(words), "{said}");
+        assert!(stderr.contains(&opening) && stderr.contains(words), "{stderr}");
     };
     let else_there = "there is something else in its place";
     std::fs::write(&path, "somebody's").unwrap();
@@ -186,11 +189,11 @@ fn other_files_at_the_worker_path_are_left_alone() {
     let deep =
         directory.join("x".repeat(108 - "/wshubd/worker.sock".len() - directory.as_os_str().len() - 1));
     let unnamed = command(&directory).env("XDG_RUNTIME_DIR", &deep).output().unwrap();
-    let said = String::from_utf8(unnamed.stderr).unwrap();
-    assert_eq!(unnamed.status.code(), Some(69), "{said}");
+    let stderr = String::from_utf8(unnamed.stderr).unwrap();
+    assert_eq!(unnamed.status.code(), Some(69), "{stderr}");
     assert!(
-        said.contains("the path has 108 bytes, and that of a socket may have 107 (`[listen] worker` sets"),
-        "{said}"
+        stderr.contains("the path has 108 bytes, and that of a socket may have 107 (`[listen] worker` sets"),
+        "{stderr}"
     );
     let longest = long(107);
     let mut daemon = command(&directory).env("WSHUBD_LISTEN__WORKER", &longest).spawn().unwrap();
@@ -199,12 +202,12 @@ fn other_files_at_the_worker_path_are_left_alone() {
     assert!(UnixStream::connect(&longest).is_ok());
     daemon.kill().unwrap();
     daemon.wait().unwrap();
-    crate::bench::remove(&directory);
+    crate::harness::remove(&directory);
 }
 
 #[test]
 fn leftovers_of_a_killed_daemon_do_not_block_the_next_start() {
-    let directory = crate::bench::directory();
+    let directory = crate::harness::directory();
     let state = directory.join("wshubd");
     std::fs::DirBuilder::new().mode(0o700).create(&state).unwrap();
     let held = std::fs::File::open(&state).unwrap();
@@ -223,21 +226,21 @@ fn leftovers_of_a_killed_daemon_do_not_block_the_next_start() {
     assert!(lines.any(|line| line.unwrap().contains("started: ")));
     daemon.kill().unwrap();
     daemon.wait().unwrap();
-    crate::bench::remove(&directory);
+    crate::harness::remove(&directory);
 }
 
 #[test]
 fn a_configuration_mistake_names_its_line_and_exits_with_78() {
-    let directory = crate::bench::directory();
+    let directory = crate::harness::directory();
     let file = directory.join("wshubd.toml");
     std::fs::write(&file, "[limits]\nburst = 5\nrequests_per_secnd = 3\n").unwrap();
 
     let output = Command::new(env!("CARGO_BIN_EXE_wshubd")).arg("--config").arg(&file).output().unwrap();
 
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(78));
-    assert!(said.contains("wshubd.toml:3") && said.contains("requests_per_second"), "{said}");
-    crate::bench::remove(&directory);
+    assert!(stderr.contains("wshubd.toml:3") && stderr.contains("requests_per_second"), "{stderr}");
+    crate::harness::remove(&directory);
 }
 
 #[test]
@@ -257,7 +260,7 @@ fn a_log_without_a_reader_stops_nothing() {
     daemon.close_log();
     let mut ada = daemon.client("ada");
     for _ in 0..5 {
-        ada.say(serde_json::json!({"action": "dance"}));
+        ada.send(serde_json::json!({"action": "dance"}));
     }
     assert_eq!(ada.closed_with(), 4009, "which is worth a line");
     assert_eq!(daemon.http("HEAD /healthz", &[], "").0, 200);
@@ -270,8 +273,8 @@ fn a_full_log_stops_nothing() {
     // leaves an operation behind is worth a line.
     let mut worker = daemon.worker();
     for n in 0..3000 {
-        worker.say(serde_json::json!({"action": "operation_start", "operation_id": format!("op-{n}"), "channel": "jobs", "id": n}));
-        worker.hear();
+        worker.send(serde_json::json!({"action": "operation_start", "operation_id": format!("op-{n}"), "channel": "jobs", "id": n}));
+        worker.receive();
     }
     drop(worker);
     assert_eq!(daemon.http("GET /healthz", &[], "").0, 200);
@@ -283,7 +286,7 @@ fn a_full_log_stops_nothing() {
 
 #[test]
 fn keys_and_secrets_exist_before_the_first_connection() {
-    let directory = crate::bench::directory();
+    let directory = crate::harness::directory();
     // Free a moment ago.
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut daemon = command(&directory).env("WSHUBD_LISTEN__HTTP", address.to_string()).spawn().unwrap();
@@ -295,5 +298,5 @@ fn keys_and_secrets_exist_before_the_first_connection() {
     }
     daemon.kill().unwrap();
     daemon.wait().unwrap();
-    crate::bench::remove(&directory);
+    crate::harness::remove(&directory);
 }

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::Signal;
 use wshubd::features::STORE;
 
-use crate::bench::{Daemon, PATIENCE, by_file, command, directory};
+use crate::harness::{Daemon, PATIENCE, by_file, command, directory};
 
 /// A daemon that is started as systemd does it, with two descriptors of these names.
 fn activated(directory: &Path, names: &str, http: &str, first: OwnedFd, second: OwnedFd) -> Child {
@@ -34,11 +34,11 @@ fn activated_as(daemon: &Command, names: &str, first: OwnedFd, second: OwnedFd) 
 
 /// What it logs up to and with the line that has `wanted` in it.
 fn log_until(log: &mut impl BufRead, wanted: &str) -> String {
-    let mut said = String::new();
-    while !said.lines().last().is_some_and(|line| line.contains(wanted)) {
-        assert_ne!(log.read_line(&mut said).unwrap(), 0, "it ended: {said}");
+    let mut log_text = String::new();
+    while !log_text.lines().last().is_some_and(|line| line.contains(wanted)) {
+        assert_ne!(log.read_line(&mut log_text).unwrap(), 0, "it ended: {log_text}");
     }
-    said
+    log_text
 }
 
 fn stop(mut child: Child) {
@@ -62,14 +62,14 @@ fn systemd_sockets_are_matched_by_name_and_left_in_place() {
         http.into(),
     );
     let mut log = BufReader::new(daemon.stderr.take().unwrap());
-    let said = log_until(&mut log, "started");
+    let line = log_until(&mut log, "started");
 
     let expected = format!(
         "started: ws://{address}/api/v1/ws (from systemd); workers at {} (from systemd)",
         path.display()
     );
-    assert!(said.contains(&expected), "{said}");
-    assert_eq!(said.lines().count(), 1, "nothing was missing: {said}");
+    assert!(line.contains(&expected), "{line}");
+    assert_eq!(line.lines().count(), 1, "nothing was missing: {line}");
     assert_eq!(Daemon::answers(address, "GET /healthz", &[], "").0, 200);
     drop(UnixStream::connect(&path).unwrap());
     stop(daemon);
@@ -86,10 +86,10 @@ fn an_address_overridden_by_systemd_sockets_is_reported() {
 
     let mut daemon = activated(&directory, "http:worker", "127.0.0.1:9", http.into(), worker.into());
     let mut log = BufReader::new(daemon.stderr.take().unwrap());
-    let said = log_until(&mut log, "started");
+    let line = log_until(&mut log, "started");
 
     let expected = format!("`[listen] http` counts for nothing: systemd listens at {address}");
-    assert!(said.contains(&expected), "{said}");
+    assert!(line.contains(&expected), "{line}");
     assert_eq!(Daemon::answers(address, "GET /healthz", &[], "").0, 200);
     stop(daemon);
 }
@@ -103,11 +103,11 @@ fn unknown_and_missing_socket_names_are_reported() {
     let mut daemon =
         activated(&directory, "wshubd.socket:worker", "127.0.0.1:0", unknown.into(), worker.into());
     let mut log = BufReader::new(daemon.stderr.take().unwrap());
-    let said = log_until(&mut log, "started");
+    let line = log_until(&mut log, "started");
 
-    assert!(said.contains("systemd has passed \"wshubd.socket\", which is closed"), "{said}");
-    assert!(said.contains("no socket called \"http\": opening `[listen] http`"), "{said}");
-    assert_eq!(said.lines().count(), 3, "{said}");
+    assert!(line.contains("systemd has passed \"wshubd.socket\", which is closed"), "{line}");
+    assert!(line.contains("no socket called \"http\": opening `[listen] http`"), "{line}");
+    assert_eq!(line.lines().count(), 3, "{line}");
     assert!(UnixStream::connect(directory.join("unknown.sock")).is_err(), "nobody waits for that one");
     stop(daemon);
 }
@@ -126,17 +126,17 @@ fn an_overridden_address_does_not_block_a_reload() {
 
     write("[listen]\nhttp = '192.0.2.1:1'\nworker = '/elsewhere/worker.sock'\n[limits]\nburst = 7\n");
     rustix::process::kill_process(rustix::process::Pid::from_child(&daemon), Signal::HUP).unwrap();
-    let said = log_until(&mut log, "`[listen] http` counts for nothing: systemd listens at 127.0.0.1:");
-    assert!(said.contains("reloaded: limits.burst, limits.user_burst\n"), "{said}");
+    let line = log_until(&mut log, "`[listen] http` counts for nothing: systemd listens at 127.0.0.1:");
+    assert!(line.contains("reloaded: limits.burst, limits.user_burst\n"), "{line}");
 
     // What is still a matter of the configuration names its own line.
     write("\n\n[state]\nstore = 'memory'\ndirectory = '/elsewhere'\n");
     rustix::process::kill_process(rustix::process::Pid::from_child(&daemon), Signal::HUP).unwrap();
-    let said = log_until(&mut log, "not reloaded");
-    assert!(said.contains("wshubd.toml:5: `state.directory` cannot change while wshubd runs"), "{said}");
-    assert!(!said.contains("listen."), "{said}");
+    let line = log_until(&mut log, "not reloaded");
+    assert!(line.contains("wshubd.toml:5: `state.directory` cannot change while wshubd runs"), "{line}");
+    assert!(!line.contains("listen."), "{line}");
     stop(daemon);
-    crate::bench::remove(&directory);
+    crate::harness::remove(&directory);
 }
 
 #[test]
@@ -146,10 +146,10 @@ fn a_passed_descriptor_that_does_not_listen_is_a_mistake() {
     let worker = UnixListener::bind(directory.join("passed.sock")).unwrap();
 
     let mut daemon = activated(&directory, "http:worker", "127.0.0.1:0", one.into(), worker.into());
-    let mut said = String::new();
-    daemon.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    let mut stderr = String::new();
+    daemon.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
 
-    assert!(said.contains("systemd has passed \"http\", which cannot be used"), "{said}");
+    assert!(stderr.contains("systemd has passed \"http\", which cannot be used"), "{stderr}");
     assert_eq!(daemon.wait().unwrap().code(), Some(78));
 }
 
@@ -170,20 +170,20 @@ impl Overseer {
         Self(socket)
     }
 
-    fn hear(&self) -> String {
-        self.try_hear().unwrap()
+    fn receive(&self) -> String {
+        self.try_receive().unwrap()
     }
 
-    fn try_hear(&self) -> std::io::Result<String> {
+    fn try_receive(&self) -> std::io::Result<String> {
         let mut message = [0; 4096];
         let length = self.0.recv(&mut message)?;
         Ok(String::from_utf8(message[..length].to_vec()).unwrap())
     }
 
-    fn hear_until(&self, wanted: &str) -> String {
+    fn receive_until(&self, wanted: &str) -> String {
         let mut before = Vec::new();
         loop {
-            match self.try_hear() {
+            match self.try_receive() {
                 Ok(message) if message.contains(wanted) => return message,
                 Ok(message) => before.push(message),
                 Err(error) => panic!("{wanted:?} did not come ({error}), only {before:?}"),
@@ -200,17 +200,18 @@ fn systemd_gets_ready_status_and_stopping() {
 
     let mut daemon = Daemon::with(&[("NOTIFY_SOCKET", socket.to_str().unwrap())]);
 
-    let ready = overseer.hear_until("READY=1");
+    let ready = overseer.receive_until("READY=1");
     let store = if STORE.is_built_in { "store ok" } else { "store in memory" };
     let quiet = format!("STATUS=0 connections, 0 workers, 0 operations, 0 messages kept, {store}\n");
     assert!(ready.contains(&quiet), "{ready}");
     let mut worker = daemon.worker();
-    worker.say(serde_json::json!({"channel": "c", "event": "e", "id": 1}));
-    worker.hear();
-    overseer.hear_until(&format!("STATUS=0 connections, 1 worker, 0 operations, 1 message kept, {store}\n"));
+    worker.send(serde_json::json!({"channel": "c", "event": "e", "id": 1}));
+    worker.receive();
+    overseer
+        .receive_until(&format!("STATUS=0 connections, 1 worker, 0 operations, 1 message kept, {store}\n"));
     daemon.stop();
-    overseer.hear_until("STOPPING=1\n");
-    overseer.hear_until("EXTEND_TIMEOUT_USEC=");
+    overseer.receive_until("STOPPING=1\n");
+    overseer.receive_until("EXTEND_TIMEOUT_USEC=");
     assert_eq!(daemon.ended().0, Some(0));
 }
 
@@ -226,9 +227,9 @@ fn systemd_gets_more_time_while_the_store_is_read() {
 
     let mut daemon = command(&elsewhere).env("NOTIFY_SOCKET", elsewhere.join("notify")).spawn().unwrap();
 
-    assert_eq!(overseer.hear(), "EXTEND_TIMEOUT_USEC=10000000\n");
-    assert_eq!(overseer.hear(), "STATUS=reading what is kept\n");
-    assert_eq!(overseer.hear(), "EXTEND_TIMEOUT_USEC=10000000\n", "and again, before it is ready");
+    assert_eq!(overseer.receive(), "EXTEND_TIMEOUT_USEC=10000000\n");
+    assert_eq!(overseer.receive(), "STATUS=reading what is kept\n");
+    assert_eq!(overseer.receive(), "EXTEND_TIMEOUT_USEC=10000000\n", "and again, before it is ready");
     daemon.kill().unwrap();
     // The process that owns the disk finds out that it is alone.
     drop(std::fs::OpenOptions::new().write(true).open(&note).unwrap());
@@ -248,7 +249,7 @@ fn systemd_gets_the_state_of_the_store() {
 
     let daemon = Daemon::with(&[("NOTIFY_SOCKET", socket.to_str().unwrap()), ("XDG_STATE_HOME", state)]);
 
-    let ready = overseer.hear_until("READY=1");
+    let ready = overseer.receive_until("READY=1");
     assert!(ready.contains("STATUS=degraded: messages are kept in memory only: "), "{ready}");
     assert_eq!(daemon.http("GET /healthz", &[], "").0, 503);
 }
@@ -261,8 +262,8 @@ fn an_idle_daemon_feeds_the_watchdog() {
 
     let _daemon = Daemon::with(&[("NOTIFY_SOCKET", socket.to_str().unwrap()), ("WATCHDOG_USEC", "200000")]);
 
-    overseer.hear_until("READY=1");
-    assert_eq!([overseer.hear(), overseer.hear()], ["WATCHDOG=1\n", "WATCHDOG=1\n"]);
+    overseer.receive_until("READY=1");
+    assert_eq!([overseer.receive(), overseer.receive()], ["WATCHDOG=1\n", "WATCHDOG=1\n"]);
 }
 
 /// What `ExecStop=` runs at a restart, where systemd would start the daemon anew with
@@ -277,12 +278,12 @@ fn before_a_restart(daemon: &Daemon, arguments: &str) -> String {
     std::fs::write(elsewhere.join("systemctl"), systemctl).unwrap();
     std::fs::set_permissions(elsewhere.join("systemctl"), Permissions::from_mode(0o755)).unwrap();
     // systemd gives it what it gives the daemon.
-    let mut tell = Command::new(env!("CARGO_BIN_EXE_wshubctl"));
-    tell.envs(command(&daemon.directory).get_envs().filter_map(|(name, value)| Some((name, value?))));
-    tell.env("PATH", format!("{}:/usr/bin:/bin", elsewhere.display()));
-    let told = tell.args(["stopping", &daemon.pid().as_raw_nonzero().to_string()]).output().unwrap();
-    assert!(told.status.success());
-    String::from_utf8(told.stderr).unwrap()
+    let mut wshubctl = Command::new(env!("CARGO_BIN_EXE_wshubctl"));
+    wshubctl.envs(command(&daemon.directory).get_envs().filter_map(|(name, value)| Some((name, value?))));
+    wshubctl.env("PATH", format!("{}:/usr/bin:/bin", elsewhere.display()));
+    let output = wshubctl.args(["stopping", &daemon.pid().as_raw_nonzero().to_string()]).output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stderr).unwrap()
 }
 
 #[test]
@@ -291,9 +292,9 @@ fn a_restart_that_would_fail_is_a_stop_with_its_reason() {
     let mut ada = daemon.client("ada");
     daemon.write("wrong.toml", "[limits]\nburts = 5\n");
     let wrong = daemon.directory.join("wrong.toml");
-    let said = before_a_restart(&daemon, &format!("--config {}", wrong.display()));
-    assert!(said.starts_with("wshubctl: this restart closes all connections"), "{said}");
-    assert!(said.contains("wrong.toml:2") && said.contains("burts"), "{said}");
+    let output = before_a_restart(&daemon, &format!("--config {}", wrong.display()));
+    assert!(output.starts_with("wshubctl: this restart closes all connections"), "{output}");
+    assert!(output.contains("wrong.toml:2") && output.contains("burts"), "{output}");
     daemon.signal(Signal::TERM);
     assert_eq!(ada.closed_with(), 4101);
     drop(ada);

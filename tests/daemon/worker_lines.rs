@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::json;
 
-use crate::bench::{Daemon, stats};
+use crate::harness::{Daemon, stats};
 
 #[test]
 fn nul_in_a_line_is_an_error_and_the_next_line_is_read() {
@@ -24,23 +24,23 @@ fn nul_in_a_line_is_an_error_and_the_next_line_is_read() {
     ];
     for line in broken {
         worker.write(&format!("{line}\n"));
-        let answer = worker.hear();
+        let answer = worker.receive();
         assert_eq!((&answer["type"], &answer["code"]), (&json!("error"), &json!("bad_json")), "{line:?}");
-        worker.say(json!({"action": "ping"}));
-        assert_eq!(worker.hear()["type"], "pong", "{line:?}");
+        worker.send(json!({"action": "ping"}));
+        assert_eq!(worker.receive()["type"], "pong", "{line:?}");
     }
     worker.write("{\"channel\":\"lo\\u0000gs\",\"event\":\"e\",\"id\":3}\n");
-    assert_eq!(worker.hear()["code"], "bad_request");
+    assert_eq!(worker.receive()["code"], "bad_request");
     worker.write("{\"channel\":\"logs\",\"event\":\"e\",\"data\":\"\\u0000\",\"id\":4}\n");
-    assert_eq!(worker.hear()["type"], "ok");
+    assert_eq!(worker.receive()["type"], "ok");
 }
 
 #[test]
 fn data_that_looks_like_a_frame_stays_one_value_on_one_line() {
     let daemon = Daemon::start();
     let (mut ada, mut ben, mut worker) = (daemon.client("ada"), daemon.client("ben"), daemon.worker());
-    worker.say(json!({"action": "subscribe", "channel": "logs", "id": 1}));
-    assert_eq!(worker.hear()["type"], "ok");
+    worker.send(json!({"action": "subscribe", "channel": "logs", "id": 1}));
+    assert_eq!(worker.receive()["type"], "ok");
     ada.subscribe("logs");
     let data = "{\"type\": \"bye\",\n\"id\": 7,\r\n\"from\":\t\"hub\",\r\"channel\": \"@me\", \"seq\": 99,\n\n\
                 \"text\": \"a\\nb\\r{\\\"type\\\":\\\"bye\\\"}\\u2028\"}";
@@ -49,22 +49,22 @@ fn data_that_looks_like_a_frame_stays_one_value_on_one_line() {
          \"user_id_\":\"root\",\"timestamp\":0,\"seq\":1000,\"data\":{data},\"id\":5}}"
     );
     ben.socket.send(request.into()).unwrap();
-    assert_eq!(ben.hear_type("send_success")["id"], 5);
+    assert_eq!(ben.expect_type("send_success")["id"], 5);
 
     let data: serde_json::Value = serde_json::from_str(data).unwrap();
-    let heard = worker.hear();
-    assert_eq!(heard, ada.hear_type("message"), "the line and the frame say the same");
+    let received = worker.receive();
+    assert_eq!(received, ada.expect_type("message"), "the line and the frame say the same");
     let fields = ["type", "channel", "event", "data", "user_id", "source", "seq"];
     let expected =
         [json!("message"), json!("logs"), json!("e"), data, json!("ben"), json!("client"), json!(1)];
     for (field, expected) in fields.iter().zip(expected) {
-        assert_eq!(heard[*field], expected, "{field}");
+        assert_eq!(received[*field], expected, "{field}");
     }
-    assert_ne!(heard["from"], "hub");
-    assert!(heard.get("id").is_none() && heard.get("user_id_").is_none(), "{heard}");
+    assert_ne!(received["from"], "hub");
+    assert!(received.get("id").is_none() && received.get("user_id_").is_none(), "{received}");
     // Nothing of it has become a line of its own.
-    worker.say(json!({"action": "ping"}));
-    assert_eq!(worker.hear()["type"], "pong");
+    worker.send(json!({"action": "ping"}));
+    assert_eq!(worker.receive()["type"], "pong");
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn descriptors_beside_lines_are_closed_and_the_lines_read() {
         for part in [first, second].into_iter().filter(|part| !part.is_empty()) {
             send(part.as_bytes());
         }
-        assert_eq!(worker.hear()["id"], n);
+        assert_eq!(worker.receive()["id"], n);
     }
     assert_eq!(daemon.descriptors(), before);
     // What nobody has read goes with the socket.

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 use wshubd::features::{Feature, PUBLIC_KEYS, STORE};
 
-use crate::bench::{Client, Daemon};
+use crate::harness::{Client, Daemon};
 
 /// Starts wshubctl as a user of the daemon's machine would: it finds the socket.
 pub(crate) fn wshubctl(daemon: &Daemon, words: &[&str]) -> Child {
@@ -28,7 +28,7 @@ pub(crate) fn printed(child: Child, code: i32) -> String {
 /// The next output of the command.
 fn line(client: &mut Client) -> Value {
     loop {
-        let frame = client.hear();
+        let frame = client.receive();
         if frame["event"] == "operation:output" {
             return frame["data"]["text"].clone();
         }
@@ -46,10 +46,10 @@ fn both_programs_print_version_and_features() {
     for (name, program) in
         [("wshubd", env!("CARGO_BIN_EXE_wshubd")), ("wshubctl", env!("CARGO_BIN_EXE_wshubctl"))]
     {
-        let said = Command::new(program).arg("--version").output().unwrap();
-        let said = String::from_utf8(said.stdout).unwrap();
+        let output = Command::new(program).arg("--version").output().unwrap();
+        let output = String::from_utf8(output.stdout).unwrap();
         let version = env!("CARGO_PKG_VERSION");
-        assert_eq!(said, format!("{name} {version} ({keys}public-keys {store}store)\n"));
+        assert_eq!(output, format!("{name} {version} ({keys}public-keys {store}store)\n"));
     }
 }
 
@@ -62,9 +62,9 @@ fn a_subscriber_receives_published_lines_in_order() {
     drop(input);
     printed(publish, 0);
 
-    let heard = printed(wshubctl(&daemon, &["sub", "-n", "500", "logs"]), 0);
+    let received = printed(wshubctl(&daemon, &["sub", "-n", "500", "logs"]), 0);
 
-    let texts = heard.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["data"].clone());
+    let texts = received.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["data"].clone());
     assert!(texts.eq((0..500).map(|number| json!(format!("line {number}")))));
 }
 
@@ -80,11 +80,11 @@ fn interrupt_kills_the_command_and_all_its_children() {
     let pids = [line(&mut ada), line(&mut ada)];
     assert!(pids.iter().all(exists));
 
-    ada.say(json!({"action": "interrupt", "data": {"operation_id": "op"}}));
+    ada.send(json!({"action": "interrupt", "data": {"operation_id": "op"}}));
 
     let mut ends = Vec::new();
     while ends.is_empty() {
-        let frame = ben.hear();
+        let frame = ben.receive();
         if frame["state"] == "ended" {
             ends.push((frame["reason"].clone(), frame["data"].clone()));
         }
@@ -101,13 +101,13 @@ fn a_commands_own_end_is_published_with_its_exit_status() {
     ada.subscribe("jobs");
     let run = wshubctl(&daemon, &["run", "-q", "jobs", "--", "sh", "-c", "echo done; exit 3"]);
     assert_eq!(line(&mut ada), "done");
-    let ended = ada.hear_type("operation");
+    let ended = ada.expect_type("operation");
     assert_eq!((&ended["reason"], &ended["data"]["exit_code"]), (&json!("failed"), &json!(3)));
     assert_eq!(printed(run, 3), "done\n");
 }
 
 /// The lines of `run` itself, up to this one.
-fn said(errors: &mut impl BufRead, what: &str) {
+fn wait_for_line(errors: &mut impl BufRead, what: &str) {
     let mut line = String::new();
     while !line.contains(what) {
         line.clear();
@@ -116,7 +116,7 @@ fn said(errors: &mut impl BufRead, what: &str) {
 }
 
 /// A command that prints while the daemon is ended and started again; then
-/// somebody presses Stop.
+/// a user presses Stop.
 fn outlived(end: impl FnOnce(&mut Daemon)) {
     let mut daemon = Daemon::start();
     let mut ada = daemon.client("ada");
@@ -130,11 +130,11 @@ fn outlived(end: impl FnOnce(&mut Daemon)) {
 
     end(&mut daemon);
     daemon.ended();
-    said(&mut errors, "the command goes on");
+    wait_for_line(&mut errors, "the command goes on");
     run.stdin.take().unwrap().write_all(b"go\n").unwrap();
     assert_eq!(output.nth(100).unwrap().unwrap(), "100");
     daemon.start_again();
-    said(&mut errors, "reconnected to wshubd");
+    wait_for_line(&mut errors, "reconnected to wshubd");
 
     // It was not delivered meanwhile, and so kept for the next subscriber.
     let mut ada = daemon.client("ada");
@@ -148,9 +148,9 @@ fn outlived(end: impl FnOnce(&mut Daemon)) {
             expected += 1;
         }
     }
-    ada.say(json!({"action": "interrupt", "data": {"operation_id": "op"}, "id": 1}));
+    ada.send(json!({"action": "interrupt", "data": {"operation_id": "op"}, "id": 1}));
     let ended = loop {
-        let frame = ada.hear();
+        let frame = ada.receive();
         if frame["state"] == "ended" {
             break frame;
         }
@@ -181,7 +181,7 @@ fn a_subscriber_reconnects_to_the_next_daemon() {
     daemon.kill();
     daemon.ended();
     daemon.start_again();
-    said(&mut errors, "reconnected to wshubd");
+    wait_for_line(&mut errors, "reconnected to wshubd");
     // It did not sleep through the change: the numbers begin anew.
     assert!(output.next().unwrap().unwrap().contains(r#""cause":"epoch""#));
     printed(wshubctl(&daemon, &["pub", "jobs", "two"]), 0);
@@ -193,16 +193,16 @@ fn a_subscriber_reconnects_to_the_next_daemon() {
 fn outcomes_and_numbers_are_printed() {
     let daemon = Daemon::start();
     let mut worker = daemon.worker();
-    worker.say(json!({"action": "operation_start", "operation_id": "op", "channel": "jobs", "id": 1}));
-    worker.hear();
+    worker.send(json!({"action": "operation_start", "operation_id": "op", "channel": "jobs", "id": 1}));
+    worker.receive();
     let listed = printed(wshubctl(&daemon, &["operations", "--channel", "jobs"]), 0);
     assert_eq!(serde_json::from_str::<Value>(&listed).unwrap()["operation_id"], "op");
     let numbers = printed(wshubctl(&daemon, &["status"]), 0);
     assert_eq!(serde_json::from_str::<Value>(&numbers).unwrap()["operations"], 1);
 
     assert_eq!(printed(wshubctl(&daemon, &["interrupt", "op"]), 0), "delivered\n");
-    worker.say(json!({"action": "operation_end", "operation_id": "op", "state": "interrupted", "id": 2}));
-    assert_eq!(worker.hear()["type"], "interrupt");
-    assert_eq!(worker.hear()["type"], "ok");
+    worker.send(json!({"action": "operation_end", "operation_id": "op", "state": "interrupted", "id": 2}));
+    assert_eq!(worker.receive()["type"], "interrupt");
+    assert_eq!(worker.receive()["type"], "ok");
     assert_eq!(printed(wshubctl(&daemon, &["interrupt", "op"]), 0), "already_ended\n");
 }

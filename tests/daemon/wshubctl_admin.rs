@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 
 use serde_json::{Value, json};
 
-use crate::bench::{Client, Daemon};
+use crate::harness::{Client, Daemon};
 use crate::wshubctl::{printed, wshubctl};
 
 /// What a list prints in a pipe.
@@ -16,9 +16,9 @@ fn listed(daemon: &Daemon, words: &[&str]) -> Vec<Value> {
 /// Its standard error when it fails with `code`.
 fn complaint(daemon: &Daemon, words: &[&str], code: i32) -> String {
     let output = wshubctl(daemon, words).wait_with_output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{said}");
-    said
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    stderr
 }
 
 /// Whether the daemon accepts a token, and its reason.
@@ -29,7 +29,7 @@ fn checked(daemon: &Daemon, token: &str, code: i32) -> Value {
 }
 
 fn is_sent_away(mut client: Client) {
-    let bye = client.hear_type("bye");
+    let bye = client.expect_type("bye");
     assert_eq!((&bye["code"], client.closed_with()), (&json!(4003), 4003));
 }
 
@@ -39,8 +39,8 @@ fn an_administrator_lists_connections_with_their_addresses() {
     let mut ada = daemon.client("ada");
     ada.subscribe("logs");
     let mut worker = daemon.worker();
-    worker.say(json!({"action": "operation_start", "operation_id": "op", "channel": "logs", "id": 1}));
-    worker.hear();
+    worker.send(json!({"action": "operation_start", "operation_id": "op", "channel": "logs", "id": 1}));
+    worker.receive();
 
     let own = listed(&daemon, &["connections", "--user", "ada"]);
     let address = ada.socket.get_ref().local_addr().unwrap().to_string();
@@ -62,8 +62,8 @@ fn the_slowest_connection_is_listed_first_with_its_queue() {
     // More than all buffers of the kernel hold.
     let data = "x".repeat(256 << 10);
     for n in 0..80 {
-        worker.say(json!({"channel": "logs", "event": "line", "data": data, "id": n}));
-        worker.hear();
+        worker.send(json!({"channel": "logs", "event": "line", "data": data, "id": n}));
+        worker.receive();
     }
 
     let first = listed(&daemon, &["connections"]).remove(0);
@@ -128,8 +128,8 @@ fn a_token_is_checked_by_the_daemon_that_made_it_alone() {
 #[test]
 fn durable_is_refused_by_a_daemon_without_a_store() {
     let daemon = Daemon::with(&[("WSHUBD_STATE__STORE", "memory")]);
-    let said = complaint(&daemon, &["pub", "--durable", "logs", "x"], 1);
-    assert!(said.starts_with("wshubctl: not stored: ") && said.contains("store_unavailable"), "{said}");
+    let output = complaint(&daemon, &["pub", "--durable", "logs", "x"], 1);
+    assert!(output.starts_with("wshubctl: not stored: ") && output.contains("store_unavailable"), "{output}");
     assert_eq!(listed(&daemon, &["channels"]), [] as [Value; 0]);
 }
 
@@ -145,16 +145,16 @@ fn an_unread_message_exits_with_five_and_is_kept() {
 fn wait_read_returns_when_the_user_has_read_it() {
     let daemon = Daemon::start();
     let mut ada = daemon.client_at(&format!("/ws?inbox=ack&token={}", daemon.token("ada")));
-    let epoch = ada.hear_type("connection_established")["inbox"]["epoch"].clone();
+    let epoch = ada.expect_type("connection_established")["inbox"]["epoch"].clone();
     let mut waiting = wshubctl(&daemon, &["pub", "-v", "--to", "ada", "--wait-read", "hi"]);
-    let message = ada.hear_type("message");
-    let mut said = BufReader::new(waiting.stderr.take().unwrap()).lines().map(Result::unwrap);
-    assert_eq!(said.next().unwrap(), "wshubctl: 1 published, 1 delivered, 0 shed, 1 kept, 0 refused");
+    let message = ada.expect_type("message");
+    let mut stderr = BufReader::new(waiting.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(stderr.next().unwrap(), "wshubctl: 1 published, 1 delivered, 0 shed, 1 kept, 0 refused");
 
-    ada.say(json!({"action": "ack", "epoch": epoch, "seq": message["seq"]}));
+    ada.send(json!({"action": "ack", "epoch": epoch, "seq": message["seq"]}));
     let id = message["message_id"].as_str().unwrap();
-    assert_eq!(said.next().unwrap(), format!("wshubctl: {id}: delivered to ada"));
-    ada.say(json!({"action": "ack", "epoch": epoch, "seq": message["seq"], "read": true}));
-    assert_eq!(said.next().unwrap(), format!("wshubctl: {id}: read by ada"));
+    assert_eq!(stderr.next().unwrap(), format!("wshubctl: {id}: delivered to ada"));
+    ada.send(json!({"action": "ack", "epoch": epoch, "seq": message["seq"], "read": true}));
+    assert_eq!(stderr.next().unwrap(), format!("wshubctl: {id}: read by ada"));
     printed(waiting, 0);
 }

@@ -195,16 +195,16 @@ fn only_a_program_of_this_machine_is_local_and_no_proxy_for_others() {
 
 #[test]
 fn a_proxy_of_this_machine_that_nobody_has_named_is_told_of_once() {
-    let (here, told) = (ip("::ffff:127.0.0.1"), lines(&[("X-Forwarded-For", "192.0.2.7")]));
+    let (here, forwarded) = (ip("::ffff:127.0.0.1"), lines(&[("X-Forwarded-For", "192.0.2.7")]));
     let unnamed = proxies(&["10.0.0.0/8"], Forwarded::XForwardedFor);
     assert!(!unnamed.take_warning(here, &lines(&[])), "a program of this machine");
-    assert!(!unnamed.take_warning(ip("192.0.2.9"), &told), "anybody can send that");
-    assert!(unnamed.take_warning(here, &told));
-    assert!(!unnamed.take_warning(here, &told), "once");
+    assert!(!unnamed.take_warning(ip("192.0.2.9"), &forwarded), "anybody can send that");
+    assert!(unnamed.take_warning(here, &forwarded));
+    assert!(!unnamed.take_warning(here, &forwarded), "once");
     let mut next = proxies(&[], Forwarded::Forwarded);
     next.remember(&unnamed);
-    assert!(!next.take_warning(here, &told), "a reload is no news");
-    assert!(!proxies(TRUSTED, Forwarded::XForwardedFor).take_warning(here, &told), "it is named");
+    assert!(!next.take_warning(here, &forwarded), "a reload is no news");
+    assert!(!proxies(TRUSTED, Forwarded::XForwardedFor).take_warning(here, &forwarded), "it is named");
 }
 
 proptest! {

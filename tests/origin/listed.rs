@@ -108,32 +108,32 @@ fn a_wrong_entry_is_told_with_what_it_should_be() {
 #[test]
 fn whoever_is_refused_learns_what_to_add_and_where() {
     let gate = gate(&[]);
-    let told = |host: &str, origin: &str| {
+    let refusal = |host: &str, origin: &str| {
         let refused = admitted(&gate, host, origin).unwrap_err();
         assert_eq!(refused.reason, Reason::Origin);
         refused.message
     };
     let list = |origin: &str| format!("add \"{origin}\" to [listen] allowed_origins");
 
-    let page = told("hub.example.org", "https://App.example.org:8443");
+    let page = refusal("hub.example.org", "https://App.example.org:8443");
     assert!(page.contains(&list("https://app.example.org:8443")), "{page}");
     assert!(!page.contains("proxy"), "{page}");
-    let behind = told("127.0.0.1:8098", "https://app.example.org");
+    let behind = refusal("127.0.0.1:8098", "https://app.example.org");
     assert!(
         behind.contains(&list("https://app.example.org")) && behind.contains("pass `Host` on"),
         "{behind}"
     );
 
-    let other_name = told("127.0.0.1:8098", "http://localhost:3000");
+    let other_name = refusal("127.0.0.1:8098", "http://localhost:3000");
     for cure in ["http://127.0.0.1:3000", "ws://localhost:8098", &list("http://localhost:3000")] {
         assert!(other_name.contains(cure), "{cure}: {other_name}");
     }
-    let the_other_way = told("localhost", "https://[::1]");
+    let the_other_way = refusal("localhost", "https://[::1]");
     for cure in ["https://localhost,", "wss://[::1],", &list("https://[::1]")] {
         assert!(the_other_way.contains(cure), "{cure}: {the_other_way}");
     }
     for origin in ["null", "file://", "app://."] {
-        let page = told("localhost", origin);
+        let page = refusal("localhost", origin);
         assert!(page.contains(&list(origin)), "{page}");
     }
 
@@ -168,8 +168,8 @@ fn a_token_in_the_place_of_a_host_or_origin_is_not_repeated_in_any_case() {
     ] {
         let origin: Vec<&[u8]> = origin.iter().map(|origin| origin.as_bytes()).collect();
         let refused = gate.admit("/ws", &super::headers(&[host.as_bytes()], &origin)).unwrap_err();
-        let said = refused.message.to_lowercase();
-        assert!(!said.contains("eyj") && !said.contains("c2ln"), "{host} {origin:?}: {said}");
+        let message = refused.message.to_lowercase();
+        assert!(!message.contains("eyj") && !message.contains("c2ln"), "{host} {origin:?}: {message}");
     }
     // What looks like one in other letters is a name, and is told.
     let refused = gate.admit("/ws", &super::headers(&[b"keyjar.example"], &[])).unwrap_err();

@@ -46,12 +46,12 @@ class Bystander:
         out, _ = self.process.communicate(timeout=60)
         self.waits = sorted(json.loads(out))
 
-    def told(self):
+    def report(self):
         usual, longest = self.waits[int(len(self.waits) * 0.99)], self.waits[-1]
         return f"{in_time('a neighbour waits, 99 %', usual, AIM_NEIGHBOUR)}; {in_time('longest', longest, AIM_STALL)}"
 
 
-def ask_until_told(path):
+def measure_waits(path):
     """What the neighbour does, until its input ends and it has seen enough."""
     waits = []
     with Worker(path) as worker:
@@ -128,7 +128,7 @@ def amplified(hub):
         for n in range(300):
             worker.send({"action": "operation_end", "operation_id": f"op{n}", "state": "completed"})
         worker.ask({"action": "ping"})
-        return f"{len(block) * len(crowd) >> 10} KiB of requests: {grown / (1 << 20):.1f} MiB more; {neighbour.told()}"
+        return f"{len(block) * len(crowd) >> 10} KiB of requests: {grown / (1 << 20):.1f} MiB more; {neighbour.report()}"
 
 
 @case(f"{READERS} replays of {MISSED} messages cost as much as live ones")
@@ -136,23 +136,23 @@ def catching_up(hub):
     tokens = [hub.token(f"user{n}") for n in range(50)]
     crowd = [hub.connect(token=tokens[n % 50]) for n in range(READERS)]
 
-    def receive(said):
-        """Until every client has received all answers to `said`; seconds of CPU, and the bystander."""
-        heard, poll, by = 0, select.epoll(), {}
+    def receive(send):
+        """Until every client has received all answers to `send`; seconds of CPU, and the bystander."""
+        received, poll, by = 0, select.epoll(), {}
         for wire in crowd:
             wire.sock.setblocking(False)
             poll.register(wire.sock.fileno(), select.EPOLLIN)
             by[wire.sock.fileno()] = wire
         began, before = time.monotonic(), processor(hub)
         with Bystander(hub) as neighbour:
-            said()
-            while heard < READERS * MISSED:
-                assert time.monotonic() - began < 60, f"{heard:,} of {READERS * MISSED:,} after 60 s"
+            send()
+            while received < READERS * MISSED:
+                assert time.monotonic() - began < 60, f"{received:,} of {READERS * MISSED:,} after 60 s"
                 for descriptor, _ in poll.poll(1):
                     chunk = by[descriptor].sock.recv(1 << 18)
                     assert chunk, "a connection has ended"
                     by[descriptor].buffer = (by[descriptor].buffer[-20:] + chunk)[-len(chunk) - 20 :]
-                    heard += by[descriptor].buffer.count(b'"type":"message"') - by[descriptor].buffer[:20].count(b'"type":"message"')
+                    received += by[descriptor].buffer.count(b'"type":"message"') - by[descriptor].buffer[:20].count(b'"type":"message"')
         poll.close()
         return processor(hub) - before, neighbour
 
@@ -172,12 +172,12 @@ def catching_up(hub):
         wire.sock.close()
     ratio = replayed / live
     assert ratio < 4, f"{replayed:.2f} s of CPU for what takes {live:.2f} s live"
-    return f"{ratio:.2f} times the CPU of the same live (aim 1.5); {neighbour.told()}"
+    return f"{ratio:.2f} times the CPU of the same live (aim 1.5); {neighbour.report()}"
 
 
 @case("free requests on 100 connections delay nobody else")
 def free_of_charge(hub):
-    told = []
+    results = []
     token = hub.token("eve")
     requests = {
         "ack": {"action": "ack", "epoch": "none", "seq": 1},
@@ -190,8 +190,8 @@ def free_of_charge(hub):
             sent, left = flood(crowd, text(request) * 200, 3)
         for wire in crowd:
             wire.sock.close()
-        told.append(f"{name}: {sent / len(text(request)) / 3:,.0f} a second, {left} of 100 stay; {neighbour.told()}")
-    return "; ".join(told)
+        results.append(f"{name}: {sent / len(text(request)) / 3:,.0f} a second, {left} of 100 stay; {neighbour.report()}")
+    return "; ".join(results)
 
 
 @case("128 channels again and again on 100 connections are limited")
@@ -202,7 +202,7 @@ def all_channels_again(hub):
         flood(crowd, text({"action": "subscribe", "channels": wish}), 3)
     for wire in crowd:
         wire.sock.close()
-    return neighbour.told()
+    return neighbour.report()
 
 
 @case("reconnecting does not raise the request rate of a user")
@@ -221,7 +221,7 @@ def reconnecting(hub):
     most = 100 + 50 * 4
     assert answered <= most, f"{answered} requests were carried out in 3 s, over {opened} connections"
     assert opened > 10, f"{opened} connections: this has shown nothing"
-    return f"{answered} requests over {opened} connections in 3 s (at most {most}); {neighbour.told()}"
+    return f"{answered} requests over {opened} connections in 3 s (at most {most}); {neighbour.report()}"
 
 
 @case("connections that only ping are closed and delay nobody else")
@@ -230,7 +230,7 @@ def pinging(hub):
     with Bystander(hub) as neighbour:
         sent, left = flood(crowd, frame(0x9, b"") * 20000, 5)
     same(left, 0, "connections that are left")
-    return f"{sent / 6:,.0f} pings; {neighbour.told()}"
+    return f"{sent / 6:,.0f} pings; {neighbour.report()}"
 
 
 def half_a_large_frame(hub):
@@ -251,8 +251,8 @@ def much_that_is_not_read(hub):
     """One user sends to its own channels and reads nothing."""
     wire = hub.connect("mallory", rcvbuf=4096)
     wire.sock.sendall(text({"action": "subscribe", "channel": wire.id}))
-    said = text({"action": "send", "channel": wire.id, "event": "e", "data": "z" * 250_000})
-    wire.sock.sendall(said * 2)
+    frame = text({"action": "send", "channel": wire.id, "event": "e", "data": "z" * 250_000})
+    wire.sock.sendall(frame * 2)
     return wire
 
 
@@ -314,7 +314,7 @@ ATTACKS = {
 
 @case(f"{NEWCOMERS} with a token are admitted during each of 4 attacks")
 def newcomers(_):
-    told = []
+    results = []
     for name, (kind, count, limits) in ATTACKS.items():
         with Hub(**limits) as hub:
             token, waits, refused = hub.token("good"), [], 0
@@ -332,13 +332,13 @@ def newcomers(_):
             attackers.ends.set()
             attackers.join()
             assert refused <= NEWCOMERS // 100, f"{name}: {refused} of {NEWCOMERS} newcomers were refused"
-            told.append(f"{name}: {refused} refused, {in_time('slowest', max(waits), 1)}")
-    return "; ".join(told)
+            results.append(f"{name}: {refused} refused, {in_time('slowest', max(waits), 1)}")
+    return "; ".join(results)
 
 
 @case("memory under attack matches what is counted, within a fifth")
 def counted(_):
-    told = []
+    results = []
     for name, (kind, count) in {
         "half frames of one user": (half_a_large_frame, 60),
         "half frames of strangers": (half_a_frame_of_a_stranger, 1000),
@@ -356,11 +356,11 @@ def counted(_):
             figure = f"{name}: {counted / (1 << 20):.1f} MiB are counted, {taken / (1 << 20):.1f} are taken"
             # As wshubd(8) has it, and no more is counted than there is.
             assert 0.8 * counted < taken < (8 << 20) + 1.2 * counted, figure
-            told.append(figure)
-    return "; ".join(told)
+            results.append(figure)
+    return "; ".join(results)
 
 
 if __name__ == "__main__" and len(sys.argv) > 1 and sys.argv[1].startswith("/"):
-    ask_until_told(sys.argv[1])
+    measure_waits(sys.argv[1])
 elif __name__ == "__main__":
     run_cases(lambda: Hub(HISTORY))

@@ -90,8 +90,8 @@ class StoredMessages:
     def start(self, hub, rng):
         """Two durable publishers, with names that nobody had before."""
         self.workload, self.workloads = Workload(), self.workloads + 1
-        said = [PipelinedPublisher(hub, self.logs, random.Random(rng.random()), f"load{self.workloads}-{n}", 1.0, self.figures, self.workload.going) for n in range(2)]
-        self.workload.start(*(publisher.run for publisher in said))
+        publishers = [PipelinedPublisher(hub, self.logs, random.Random(rng.random()), f"load{self.workloads}-{n}", 1.0, self.figures, self.workload.going) for n in range(2)]
+        self.workload.start(*(publisher.run for publisher in publishers))
 
     def crash(self):
         self.workload.crashing.set()
@@ -218,7 +218,7 @@ class ChaosRun:
             self.owed.end(False)
             self.figures.most("longest until healthy", self.hub.until_healthy(self.within))
             self.measured(pulse.stop())
-            self.heard(*crowd.leave())
+            self.collect(*crowd.leave())
         finally:
             for part in (crowd, pulse):
                 if part:
@@ -243,7 +243,7 @@ class ChaosRun:
             if value > most:
                 self.found.append(f"{what}: {value:,.2f} {unit}, and at most {most:,} are promised")
 
-    def heard(self, listeners, places, cut):
+    def collect(self, listeners, places, cut):
         for n, listener in enumerate(listeners):
             self.found += listener.faults
             self.positions[n] = listener.positions
@@ -265,9 +265,9 @@ class ChaosRun:
 
     def left_out(self, log, epoch, first, end):
         """Positions that nobody received in this round. Only after a crash may there be some that were never assigned."""
-        heard = self.book.heard_between((self.place, log, epoch), first, end)
-        if heard or epoch == self.epochs.get(log, [epoch])[0]:
-            self.found.append(f"{log}, epoch {epoch}: {heard or first} is left out before {end}, and no gap tells of it")
+        received = self.book.received_between((self.place, log, epoch), first, end)
+        if received or epoch == self.epochs.get(log, [epoch])[0]:
+            self.found.append(f"{log}, epoch {epoch}: {received or first} is left out before {end}, and no gap tells of it")
         self.figures.count("positions skipped after a crash", end - first)
 
     # ---- faults ----

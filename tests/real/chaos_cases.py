@@ -17,7 +17,7 @@ from ws_client import Silence
 MIB = 1 << 20
 
 
-def asks(worker, lines, every=400):
+def requests(worker, lines, every=400):
     """Sends lines with an id, so many at once, and yields the answers."""
     for first in range(0, len(lines), every):
         part = lines[first : first + every]
@@ -28,7 +28,7 @@ def asks(worker, lines, every=400):
             yield answer
 
 
-def heard_at(hub, channel, user):
+def received_at(hub, channel, user):
     """A history as a new subscriber receives it: epoch, seq, and the number of kept positions."""
     with hub.connect(user) as wire:
         wire.send({"action": "subscribe", "channel": channel, "since": {"epoch": "", "seq": 0}})
@@ -56,11 +56,11 @@ def given_out_again(hub, rounds, parts, before_the_kill=lambda: None):
         loads.stop()
         hub.start()
         with hub.worker() as worker:
-            list(asks(worker, [line_of({"channel": "history:a"}, 1, id=1)] * 50))
+            list(requests(worker, [line_of({"channel": "history:a"}, 1, id=1)] * 50))
         came, places, _ = crowd.leave()
         positions = came[0].positions
         found = [fault for listener in came for fault in listener.faults]
-        found += filter(None, (book.enter(number, place, *heard) for place, heard in places.items()))
+        found += filter(None, (book.enter(number, place, *positions) for place, positions in places.items()))
         findings += found[:1]
     assert book.count > rounds * 1000, f"{book.count} positions were heard: this has shown nothing"
     assert not findings, f"{len(findings)} of {rounds} kills: {findings[0]}"
@@ -91,11 +91,11 @@ def positions_of_a_first_life(_):
         with hub.worker() as worker:
             for _ in range(10):
                 worker.ask({"channel": "history:a", "event": "e"})
-        before = heard_at(hub, "history:a", "ann")
+        before = received_at(hub, "history:a", "ann")
         hub.rest()
         hub.kill()
         hub.start()
-        same(heard_at(hub, "history:a", "ann"), before, "epoch, seq and messages after the kill")
+        same(received_at(hub, "history:a", "ann"), before, "epoch, seq and messages after the kill")
 
 
 def fills_up(kind, size, count, logs, durable=False):
@@ -105,16 +105,16 @@ def fills_up(kind, size, count, logs, durable=False):
         name = "channel" if kind == "channels" else "user_id"
         promised = {"durable": True} if durable else {}
         lines = [line_of({name: f"{kind}{n % logs}"}, size, id=n, message_id=f"{n:0128}", **promised) for n in range(count)]
-        refused, said = [], 0
-        for answer in asks(worker, lines, 4 if durable else 400):
-            said += 1
+        refused, published = [], 0
+        for answer in requests(worker, lines, 4 if durable else 400):
+            published += 1
             # Durable messages are pushed out by no other log, and where each log has one message no other has more to give:
             # there the newcomer is not kept.
             if answer["type"] != "ok" or not (answer["kept"] or durable or logs > count / 4):
-                refused.append((said, answer))
-            if said % 2000 == 0:
+                refused.append((published, answer))
+            if published % 2000 == 0:
                 status, reason = hub.health()
-                assert status == 200, f"after {said:,} messages of {size} B in {logs} {kind} it is degraded: {reason}; {len(refused)} refused"
+                assert status == 200, f"after {published:,} messages of {size} B in {logs} {kind} it is degraded: {reason}; {len(refused)} refused"
         assert not refused, f"{len(refused)} of {count:,} are refused, first {refused[0]}: the contract evicts the oldest instead"
         before = hub.rest()
         same(hub.health()[0], 200, "health at rest")
@@ -148,7 +148,7 @@ def full_store_that_stops(_):
 
         def send(name, count):
             lines = [line_of({"channel": f"{name}{n % 1000}"}, 1, id=n, message_id=f"{n:0128}") for n in range(count)]
-            same(sum(bool(answer.get("kept")) for answer in asks(worker, lines)), count, f"kept messages in {name}*")
+            same(sum(bool(answer.get("kept")) for answer in requests(worker, lines)), count, f"kept messages in {name}*")
 
         send("channels", 12_000)
         full = hub.rest()
@@ -187,21 +187,21 @@ def delivered_while_the_disk_fails(_):
         mend = break_the_store(hub)
         before, counted = resident(hub.process.pid), hub.stats()["memory_bytes"]
         crowd = SubscriberPool(hub, [Listener("here", "auto", [])])
-        block, said = line_of({"user_id": "here"}, 1) * 400, 0
+        block, published = line_of({"user_id": "here"}, 1) * 400, 0
         with hub.worker() as worker:
-            while said < 600_000:
+            while published < 600_000:
                 worker.send(block)
-                said += 400
+                published += 400
             worker.ask({"action": "stats"})
         grown = resident(hub.process.pid) - before
         stats = hub.stats()
         uncounted = grown - (stats["memory_bytes"] - counted)
         crowd.kill()
-        told = f"{said:,} said, {stats['kept_messages']:,} kept: grown by {grown / MIB:.1f} MiB, {uncounted / MIB:.1f} of it not counted"
-        assert uncounted < 12 * MIB and grown < 24 * MIB, told
+        result = f"{published:,} said, {stats['kept_messages']:,} kept: grown by {grown / MIB:.1f} MiB, {uncounted / MIB:.1f} of it not counted"
+        assert uncounted < 12 * MIB and grown < 24 * MIB, result
         mend()
         hub.until_healthy(30)
-        return told
+        return result
 
 
 def positions_of(hub):
@@ -210,7 +210,7 @@ def positions_of(hub):
     with hub.connect("ann") as wire:
         wire.send({"action": "subscribe", "channel": "jobs", "since": {"epoch": "x", "seq": 0}})
         jobs = wire.receive("subscription_succeeded")
-    return {"history": heard_at(hub, "history:a", "ann"), "inbox": inbox, "jobs": (jobs["epoch"], jobs["seq"])}
+    return {"history": received_at(hub, "history:a", "ann"), "inbox": inbox, "jobs": (jobs["epoch"], jobs["seq"])}
 
 
 def full_of_state():
@@ -257,13 +257,13 @@ def failed_start_after_a_kill(_):
         with hub.worker() as worker:
             for _ in range(10):
                 worker.ask({"channel": "history:a", "event": "e"})
-        before = heard_at(hub, "history:a", "ann")
+        before = received_at(hub, "history:a", "ann")
         hub.rest()
         hub.kill()
         with taken_port() as port:
             start_that_fails(hub, port)
         hub.start()
-        same(heard_at(hub, "history:a", "ann"), before, "epoch, seq and messages after a start that failed")
+        same(received_at(hub, "history:a", "ann"), before, "epoch, seq and messages after a start that failed")
 
 
 @case("a hand-over onto an occupied port loses nothing")
@@ -331,7 +331,7 @@ def many_marks_at_once(_):
     with FaultyDaemon() as hub, hub.worker() as worker:
         began = time.monotonic()
         lines = [line_of({"user_id": f"u{n:06d}"}, 1, ttl=ttl, id=1) for n in range(count)]
-        kept = sum(bool(answer.get("kept")) for answer in asks(worker, lines, 1000))
+        kept = sum(bool(answer.get("kept")) for answer in requests(worker, lines, 1000))
         same(kept, count, "kept")
         hub.rest()
         assert hub.stats()["kept_messages"] > count / 2, "they expire before they are written: this has shown nothing"

@@ -42,7 +42,7 @@ def restart(board, clock, cleanly):
 
 @case("a ttl of an hour outlives every jump of the wall clock")
 def nothing_expires_early(_):
-    told = []
+    clocks = []
     with VirtualMachine(POLICIES, random.Random(SEED)) as board:
         board.boot("1970-01-01T00:00:00")
         publish(board, "first", 3600)
@@ -53,10 +53,10 @@ def nothing_expires_early(_):
             restart(board, clock, cleanly)
             how = f"after a {'clean stop' if cleanly else 'power cut'} and a start at {clock}"
             same(waiting(board)[:1], ["first"], how)
-            told.append(clock[:4])
+            clocks.append(clock[:4])
         publish(board, "second", 3600)
         same(waiting(board), ["first", "second"], "both")
-    return f"{board.boots} boots, at {', '.join(told)}"
+    return f"{board.boots} boots, at {', '.join(clocks)}"
 
 
 @case("a ttl of seconds expires whatever the clock was set to")

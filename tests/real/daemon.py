@@ -240,20 +240,20 @@ class Hub(HubClient):
         self.secret = (self.directory / "wshubd/broadcast.secret").read_text().strip()
 
     def _wait_until_ready(self, statuses):
-        end, said = time.monotonic() + 10, "nothing"
+        end, reply = time.monotonic() + 10, "nothing"
         while time.monotonic() < end:
             if self.process.poll() is not None:
                 raise AssertionError(f"wshubd ended at start with {self.process.returncode}: {self.logged()}")
             try:
-                said = self.http("GET", "/healthz")
-                if said.status in statuses and self.worker_path.exists():
+                reply = self.http("GET", "/healthz")
+                if reply.status in statuses and self.worker_path.exists():
                     return
             except OSError:
                 pass
             time.sleep(0.01)
         self.process.kill()
         self.process.wait()
-        raise AssertionError(f"wshubd was not ready within 10 s ({said}): {self.logged()}")
+        raise AssertionError(f"wshubd was not ready within 10 s ({reply}): {self.logged()}")
 
     def children(self):
         """The processes that own the disk for it: one, or none while nothing is to be written or read."""

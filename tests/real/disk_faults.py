@@ -123,7 +123,7 @@ class StoreUnderFault:
         assert len(children) == 1, f"one process owns the disk, and there are {children}"
         return children[0]
 
-    def told(self, live=None):
+    def report(self, live=None):
         return f"{self.figures}" + (f", {in_time('longest delay of live traffic', live.longest, 0.1)}" if live else "")
 
 
@@ -185,7 +185,7 @@ def the_nth_call_fails(_):
         missing = [kind for kind in ("write", "sync", "open") if not failed[kind]]
         assert not missing, f"no call of these kinds was ever made, so that none could fail: {missing}"
         live.longest = longest
-        return f"{number + 1} trials, failed {dict(failed)}, {bench.told(live)}"
+        return f"{number + 1} trials, failed {dict(failed)}, {bench.report(live)}"
 
 
 @case("a broken disk is retried with backoff and recovers by itself")
@@ -206,7 +206,7 @@ def patience(_):
             bench.calls.mend()
             bench.until_stored()
         bench.killed_and_started()
-        return f"{reason}; {len(children)} processes and {used:.1f} s of processor time in 10 s, {bench.told(live)}"
+        return f"{reason}; {len(children)} processes and {used:.1f} s of processor time in 10 s, {bench.report(live)}"
 
 
 def cpu(pid):
@@ -244,7 +244,7 @@ def full(kind, size, leave, make_room):
                 make_room(disk)
                 bench.until_stored()
             bench.all_is_there()
-            return f"{reason}; {left:,} bytes free, {bench.told(live)}"
+            return f"{reason}; {left:,} bytes free, {bench.report(live)}"
 
 
 def until_full(bench):
@@ -275,7 +275,7 @@ def filled_while_running(_):
             disk.empty()
             bench.until_stored()
         bench.killed_and_started()
-        return f"{reason}, {bench.told(live)}"
+        return f"{reason}, {bench.report(live)}"
 
 
 @case("a file system turns read-only: durable is refused meanwhile")
@@ -289,7 +289,7 @@ def read_only(_):
             disk.thaw()
             bench.until_stored()
         bench.killed_and_started()
-        return f"{reason}; {bench.told(live)}"
+        return f"{reason}; {bench.report(live)}"
 
 
 @case("a start on a read-only file system serves without durable")
@@ -305,7 +305,7 @@ def started_read_only(_):
             disk.remount("rw")
             bench.until_stored()
         bench.killed_and_started()
-        return f"{reason}; {bench.told(live)}"
+        return f"{reason}; {bench.report(live)}"
 
 
 @case("a directory without permissions: no durable meanwhile")
@@ -324,7 +324,7 @@ def no_permission(_):
                     path.chmod(modes[path])
             bench.until_stored()
         bench.killed_and_started()
-        return f"{reason}, {bench.told(live)}"
+        return f"{reason}, {bench.report(live)}"
 
 
 @case("a removed directory is made anew, a restored one read")
@@ -342,7 +342,7 @@ def directory_gone(_):
             state.with_name("elsewhere").rename(state)
             bench.until_stored()
         bench.killed_and_started()
-        return f"{reason}, {bench.told(live)}"
+        return f"{reason}, {bench.report(live)}"
 
 
 @case("a bad sector is set aside and logged; the store recovers")
@@ -361,7 +361,7 @@ def bad_sector(_):
                 bench.hub.start()
                 child = bench.child()
             # What is refused as not stored may be written later.
-            said = {f"speaker/{number}" for number in range(1, 1000)}
+            unstored = {f"speaker/{number}" for number in range(1, 1000)}
             stored = {m for log in bench.logs for m in log.stored}
             bench.calls.spoil(db, db.stat().st_size // 2 // BLOCK * BLOCK, BLOCK)
             if running:
@@ -369,25 +369,25 @@ def bad_sector(_):
                 os.kill(child, signal.SIGKILL)
                 with LiveTraffic(bench.hub) as live:
                     bench.until_stored()
-                    found, end = found_of(bench, said), time.monotonic() + 60
+                    found, end = found_of(bench, unstored), time.monotonic() + 60
                     while not list(store.glob("*.damaged-*")):
                         # A file that is written to is not read: only a reader finds that it cannot be.
                         assert time.monotonic() < end, "nothing was set aside"
-                        found = max(found, found_of(bench, said))
+                        found = max(found, found_of(bench, unstored))
                     bench.until_stored()
-                    bench.figures.count("found", max(found, found_of(bench, said)))
+                    bench.figures.count("found", max(found, found_of(bench, unstored)))
             else:
-                bench.figures.count("found", after_damage(bench, said))
+                bench.figures.count("found", after_damage(bench, unstored))
             bench.figures.count("of", len(stored))
             aside = set(store.glob("*.damaged-*"))
             same((store / "00000000.damaged-1" / name).stat().st_ino, bench.calls.plan.sick, "what was set aside is the file itself")
             assert f"the disk does not give back {BLOCK} bytes of" in bench.hub.logged(), bench.hub.logged()
             bench.hub.kill()
-            after_damage(bench, said)
+            after_damage(bench, unstored)
             # What the engine makes of a part that is gone is known when it has read that: it may be the end of that database.
             now = set(store.glob("*.damaged-*"))
             assert now == aside or (aside < now and name.name == "db"), f"set aside, after another start: {now}"
-    return bench.told(live)
+    return bench.report(live)
 
 
 @case("a hanging store process is replaced; only durable waits")
@@ -404,7 +404,7 @@ def child_hangs(_):
                     assert time.monotonic() < end, "the process that hung is still there"
                     time.sleep(0.05)
         bench.killed_and_started()
-        return bench.told(live)
+        return bench.report(live)
 
 
 @case("a store process hung at a hand-over is replaced within 15 s")
@@ -420,7 +420,7 @@ def child_hangs_at_a_hand_over(_):
                 assert time.monotonic() < began + 15, "the process that hung is still there"
                 time.sleep(0.05)
         bench.killed_and_started()
-        return bench.told(live)
+        return bench.report(live)
 
 
 # How long live traffic may stand still, whatever the disk does.
@@ -447,7 +447,7 @@ def frozen(_):
             bench.until_stored()
         assert live.longest < SILENT_FOR, f"live traffic stood still for {live.longest:.2f} s"
         bench.killed_and_started()
-        return f"{reason}; {len(children)} processes, {bench.told(live)}"
+        return f"{reason}; {len(children)} processes, {bench.report(live)}"
 
 
 def hand_over(hub):
@@ -468,12 +468,12 @@ def second_daemon(_):
             with LiveTraffic(bench.hub) as live:
                 try:
                     second = StoreDaemon(bench.hub.state, ordinary=True, healthy=False)
-                    said = f"the second serves: {second.health()}"
+                    outcome = f"the second serves: {second.health()}"
                     assert second.health()[0] == 503, "two daemons on one directory, and both say that their store works"
                 except AssertionError as e:
                     if "ended at start" not in str(e):
                         raise
-                    said = str(e).strip().splitlines()[-1][-200:]
+                    outcome = str(e).strip().splitlines()[-1][-200:]
                 for _ in range(20):
                     assert bench.durable(), "the second daemon has harmed the first"
             bench.killed_and_started()
@@ -485,7 +485,7 @@ def second_daemon(_):
         finally:
             if second is not None and second.process.poll() is None:
                 second.kill()
-        return f"{said}, {bench.told(live)}"
+        return f"{outcome}, {bench.report(live)}"
 
 
 def until_copied(state):
@@ -532,7 +532,7 @@ def mutations(_):
         copy_of(whole, state)
         bench.hub.start()
         bench.all_is_there()
-    return f"{MUTATIONS:,} damaged stores, {dict(outcomes)}, {bench.told()}"
+    return f"{MUTATIONS:,} damaged stores, {dict(outcomes)}, {bench.report()}"
 
 
 def wait_for_quiet(state):

@@ -132,7 +132,7 @@ class LiveTraffic:
     """Traffic that has nothing to do with the store, all the time; its longest delay."""
 
     def __init__(self, hub):
-        self.over, self.failure, self.longest, self.heard = threading.Event(), None, 0.0, 0
+        self.over, self.failure, self.longest, self.received = threading.Event(), None, 0.0, 0
         self.wire, self.worker = hub.subscriber("live", user="live"), hub.worker()
         self.thread = threading.Thread(target=self._run, daemon=True)
 
@@ -141,11 +141,11 @@ class LiveTraffic:
         try:
             while not self.over.is_set():
                 number += 1
-                said = time.monotonic()
+                sent_at = time.monotonic()
                 self.worker.send({"channel": "live", "event": "e", "data": number, "ttl": 0})
                 while self.wire.receive("message", within=20, channel="live")["data"] != number:
                     pass
-                self.heard, self.longest = number, max(self.longest, time.monotonic() - said)
+                self.received, self.longest = number, max(self.longest, time.monotonic() - sent_at)
                 time.sleep(0.01)
         except (AssertionError, OSError, Silence) as e:
             self.failure = e
@@ -160,7 +160,7 @@ class LiveTraffic:
         self.wire.close()
         self.worker.close()
         if kind is None:
-            assert self.failure is None, f"live traffic stopped after {self.heard} messages: {self.failure}"
+            assert self.failure is None, f"live traffic stopped after {self.received} messages: {self.failure}"
 
 
 def mutate(directory, rng: random.Random):

@@ -160,7 +160,7 @@ def keep_alive(hub):
 
 
 @case("curl gets the reason for TLS, scheme and Upgrade errors")
-def told_why(_):
+def refusals_with_reason(_):
     with Hub() as hub:
         at = f"http://127.0.0.1:{hub.port}"
         done = subprocess.run(["curl", "-sSk", f"https://127.0.0.1:{hub.port}/healthz"], capture_output=True, text=True, timeout=20)

@@ -109,25 +109,25 @@ def comes_again(hub):
 def cut_in_the_middle(hub):
     pad, total, acked = "x" * 4000, 200, 0
     to(hub, "cut", *([n, pad] for n in range(1, total + 1)))
-    heard, cuts = set(), 0
+    received, cuts = set(), 0
     while acked < total:
         wire = hub.connect("cut", path="/ws?inbox=ack", rcvbuf=4096)
         same(wire.hello["inbox"]["waiting"], total - acked)
         for expected in range(acked + 1, min(acked + 31, total) + 1):
             got = wire.receive("message")
             same((got["seq"], got["data"][0]), (expected, expected))
-            heard.add(expected)
+            received.add(expected)
         # Of the messages received, the first twenty are acknowledged, and the pong shows that the hub has read that.
         acked = min(acked + 20, total)
         ack(wire, acked)
         wire.send({"action": "ping", "id": "read"})
         while (got := wire.next()).get("id") != "read":
-            heard.add(got["seq"])
-        if got and len(heard) < total:
+            received.add(got["seq"])
+        if got and len(received) < total:
             wire.sock.recv(1500)
         reset(wire)
         cuts += 1
-    same((heard, waiting(hub, "cut")), (set(range(1, total + 1)), 0))
+    same((received, waiting(hub, "cut")), (set(range(1, total + 1)), 0))
     return f"{total} messages over {cuts} connections"
 
 
@@ -219,13 +219,13 @@ def replay_before_live(hub):
     pad = "x" * 1000
     with Hub(INBOX + 'count = 50000\nbytes = "32MiB"\n') as own:
         to(own, "busy", *([n, pad] for n in range(1, 401)))
-        stop, said = threading.Event(), [400]
+        stop, published = threading.Event(), [400]
 
         def talk():
             with own.worker() as worker:
                 while not stop.is_set():
-                    said[0] += 1
-                    worker.ask({"user_id": "busy", "event": "note", "data": [said[0], pad]})
+                    published[0] += 1
+                    worker.ask({"user_id": "busy", "event": "note", "data": [published[0], pad]})
 
         talking = threading.Thread(target=talk)
         talking.start()
@@ -235,14 +235,14 @@ def replay_before_live(hub):
         talking.join()
         for wire in wires:
             live = False
-            for n in range(1, said[0] + 1):
+            for n in range(1, published[0] + 1):
                 got = wire.next()
                 same((got["type"], got.get("seq"), got.get("data", [got])[0]), ("message", n, n))
                 assert got.get("replayed") or n > 400, f"{n} had waited and is not marked"
                 assert not (live and got.get("replayed")), f"{n} is replayed behind what was live"
                 live = not got.get("replayed")
             wire.close()
-    return f"{said[0] - 400} said meanwhile"
+    return f"{published[0] - 400} said meanwhile"
 
 
 @case("a slow reader loses nothing of its inbox and reads on")

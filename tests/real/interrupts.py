@@ -76,8 +76,8 @@ def already_ended(hub):
         same((result["outcome"], result["operation_id"]), ("already_ended", "e1"))
         ann.send({"action": "subscribe", "channel": "operation:e1"})
         came = ann.until_pong()
-        told = [f for f in came if f["type"] == "operation"]
-        same([(f["state"], f.get("reason")) for f in told], [("ended", "failed")])
+        states_received = [f for f in came if f["type"] == "operation"]
+        same([(f["state"], f.get("reason")) for f in states_received], [("ended", "failed")])
         same([f["reason"] for f in came if f["type"] == "unsubscribed"], ["ended"])
 
 
@@ -178,13 +178,13 @@ def two_at_once(hub):
             for thread in pressed:
                 thread.join()
             came = [[], []]
-            for wire, heard in zip((ann, bob), came):
-                while not any(f["type"] == "interrupt_result" for f in heard):
-                    heard.append(wire.next())
-                same([f["outcome"] for f in heard if f["type"] == "interrupt_result"], ["delivered"])
+            for wire, received in zip((ann, bob), came):
+                while not any(f["type"] == "interrupt_result" for f in received):
+                    received.append(wire.next())
+                same([f["outcome"] for f in received if f["type"] == "interrupt_result"], ["delivered"])
             end(worker, operation, "interrupted")
-            for wire, heard in zip((ann, bob), came):
-                same(states(heard + wire.until_pong(), operation), ["started", "interrupting", "ended"])
+            for wire, received in zip((ann, bob), came):
+                same(states(received + wire.until_pong(), operation), ["started", "interrupting", "ended"])
 
 
 @case("a dead worker ends its operations with owner_lost at once")
@@ -286,26 +286,26 @@ def one_gap(hub):
             flood.send(b"".join(json.dumps({"channel": "noise3", "event": "e", "data": [n * 100 + k, pad]}).encode() + b"\n" for k in range(100)))
         flood.ask({"channel": "noise3", "event": "e", "data": [10_000, pad]})
         worker.send({"action": "operation_end", "operation_id": "late", "state": "completed", "id": "fin"})
-        heard, gaps = 0, []
+        received, gaps = 0, []
         while True:
             line = worker.next()
             if line["type"] == "message":
-                heard += 1
+                received += 1
             elif line["type"] == "gap":
                 gaps.append(line)
-            elif line.get("id") == "fin" and heard + sum(g["lost"] for g in gaps) >= 10_001:
+            elif line.get("id") == "fin" and received + sum(g["lost"] for g in gaps) >= 10_001:
                 break
             elif line.get("id") == "fin":
                 flood.ask({"channel": "noise3", "event": "last", "data": [10_001, ""]})
-                while heard + sum(g["lost"] for g in gaps) < 10_002:
+                while received + sum(g["lost"] for g in gaps) < 10_002:
                     line = worker.next()
-                    heard += line["type"] == "message"
+                    received += line["type"] == "message"
                     gaps += [line] if line["type"] == "gap" else []
                 break
         same(len(gaps), 1, "gaps")
         same(gaps[0]["channel"], "noise3")
         assert gaps[0]["cause"] in ("slow", "evicted"), gaps
-    return f"{heard} heard, {gaps[0]['lost']} told as lost"
+    return f"{received} heard, {gaps[0]['lost']} told as lost"
 
 
 @case("each state is received once; only the owner publishes")

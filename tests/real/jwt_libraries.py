@@ -206,18 +206,18 @@ def enters_three_ways(hub, token):
         same(wire.receive("connection_established")["user_id"], "ann")
 
 
-def is_refused(hub, token, code, said, checked=None):
+def is_refused(hub, token, code, message, checked=None):
     """At the upgrade with a short reason, by `wshubctl token check` with a longer one."""
     try:
         hub.connect(token=token).close()
-        raise AssertionError(f"a token was let in, refused should be: {said}")
+        raise AssertionError(f"a token was let in, refused should be: {message}")
     except Refused as e:
         answer = e.json()
         same((e.status, answer["code"]), (401, code))
-        assert said in answer["message"], f"{said!r} is not in {answer}"
+        assert message in answer["message"], f"{message!r} is not in {answer}"
     verdict = json.loads(hub.ctl("token", "check", "--json", token).stdout)
     same((verdict["valid"], verdict["code"]), (False, code))
-    assert (checked or said) in verdict["message"], f"{checked or said!r} is not in {verdict}"
+    assert (checked or message) in verdict["message"], f"{checked or message!r} is not in {verdict}"
 
 
 def all_enter(hub, kid=lambda alg: alg):
@@ -273,11 +273,11 @@ def wrong(_):
             if name == "jsonwebtoken":
                 continue  # which refuses to make most of them
             token = lambda body, alg="ES256", key=None, kid=None: make(alg, key or material(alg), body, {"kid": kid or alg})
-            for more, code, said, checked in cases:
-                is_refused(hub, token(claims(**more)), code, said, checked)
-            for claim, said in missing:
+            for more, code, message, checked in cases:
+                is_refused(hub, token(claims(**more)), code, message, checked)
+            for claim, message in missing:
                 body = {key: value for key, value in claims().items() if key != claim}
-                is_refused(hub, token(body), "token_invalid", said)
+                is_refused(hub, token(body), "token_invalid", message)
             is_refused(hub, token(claims(), "RS256", KEYS["RSA2"].pem), "token_invalid", "signature does not hold", "`kid` \"RS256\"")
             is_refused(hub, token(claims(), "PS256", kid="RS256"), "token_invalid", "no key is configured", "is for RS256, and the token says PS256")
             is_refused(hub, token(claims(), "HS256", kid="HS512"), "token_invalid", "no key is configured", "is for HS512")
@@ -368,8 +368,8 @@ def rotation(_):
             with hub.connect(token=of_keycloak("first", old)) as live:
                 is_refused(hub, of_keycloak("second", new), "token_invalid", "no key", "is the JWK set older than the key?")
                 hub.publish(("first", old), ("second", new))
-                told = hub.reload(how)
-                assert str(hub.set) in told and '"enc", is skipped' in told, told
+                warnings = hub.reload(how)
+                assert str(hub.set) in warnings and '"enc", is skipped' in warnings, warnings
                 for token in (of_keycloak("first", old), of_keycloak("second", new)):
                     enters(hub, token)
                 hub.publish(("second", new))
@@ -391,7 +391,7 @@ def broken(_):
     with KeycloakHub(**PATIENT) as hub:
         good = hub.set.read_text()
         key = json.loads(good)["keys"][1]
-        for text, said in [
+        for text, message in [
             (good[: len(good) // 2], "it is no JWK set: "),
             ('{"keys": []}', "its JWK set is empty"),
             (json.dumps({"keys": [{**key, "use": "enc"}]}), 'its `use` is "enc"'),
@@ -402,7 +402,7 @@ def broken(_):
         ]:
             write(hub.set, text, 0o644)
             done = hub.ctl("reload")
-            assert done.returncode != 0 and said in done.stderr and str(hub.set) in done.stderr, (said, done)
+            assert done.returncode != 0 and message in done.stderr and str(hub.set) in done.stderr, (message, done)
             enters(hub, of_keycloak("first", KEYS["RSA"]))
         write(hub.set, good, 0o644)
         hub.reload("ctl")

@@ -88,10 +88,10 @@ class StoreDaemon(Hub):
         """Waits until the store works again, by itself; how long that took."""
         began = time.monotonic()
         while True:
-            status, said = self.health()
+            status, reason = self.health()
             if status == 200:
                 return time.monotonic() - began
-            assert time.monotonic() - began < within, f"still {status} after {within:.0f} s: {said}; {self.logged()}"
+            assert time.monotonic() - began < within, f"still {status} after {within:.0f} s: {reason}; {self.logged()}"
             time.sleep(0.05)
 
     def until_unhealthy(self, within):
@@ -132,7 +132,7 @@ class Log:
     def __init__(self, name, target, limit):
         # `limit`: how many later messages may push one out; less than the daemon's own count.
         self.name, self.target, self.limit, self.lock = name, target, limit, threading.Lock()
-        self.said, self.said_at = {}, {}
+        self.published, self.published_at = {}, {}
         # Undelivered: message ids whose answer was `stored`, or `kept`.
         self.stored, self.kept = {}, {}
         self.answered_stored = self.times_heard = 0
@@ -143,7 +143,7 @@ class Log:
     def send(self, message_id, durable):
         """Notes a message before it is sent; the request."""
         with self.lock:
-            self.said[message_id], self.said_at[message_id] = len(self.said), time.monotonic()
+            self.published[message_id], self.published_at[message_id] = len(self.published), time.monotonic()
         request = {**self.target, "event": "e", "message_id": message_id, "data": data_of(message_id)}
         return {**request, "durable": True} if durable else request
 
@@ -156,7 +156,7 @@ class Log:
     def receive(self, epoch, got):
         """Checks one message; its id."""
         message_id, place = got["message_id"], (epoch, got["seq"])
-        assert message_id in self.said, f"{self.name}: nobody said {message_id}"
+        assert message_id in self.published, f"{self.name}: nobody said {message_id}"
         same(got["data"], data_of(message_id), f"{self.name}: {message_id} has changed on its way")
         with self.lock:
             before = self.places.setdefault(place, message_id)
@@ -182,13 +182,13 @@ class Log:
             return {**self.stored, **self.kept}
 
     def _drop_pushed_out(self, promised):
-        for message_id in [m for m in promised if len(self.said) - self.said[m] > self.limit]:
+        for message_id in [m for m in promised if len(self.published) - self.published[m] > self.limit]:
             del promised[message_id]
 
     def crashed(self, cutoff):
         """What was only kept, and not long enough before the crash to be on the disk, is promised no longer."""
         with self.lock:
-            for message_id in [m for m in self.kept if self.said_at[m] > cutoff]:
+            for message_id in [m for m in self.kept if self.published_at[m] > cutoff]:
                 del self.kept[message_id]
 
     def in_order(self):
@@ -203,13 +203,13 @@ class Log:
 
 def runs(numbers):
     """Numbers that ascend, as text: those in a row by the first and the last of them."""
-    told = []
+    ranges = []
     for number in numbers:
-        if told and told[-1][1] == number - 1:
-            told[-1][1] = number
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
         else:
-            told.append([number, number])
-    return ", ".join(f"{first} to {last}" if first < last else str(first) for first, last in told)
+            ranges.append([number, number])
+    return ", ".join(f"{first} to {last}" if first < last else str(first) for first, last in ranges)
 
 
 class Reader:
@@ -232,12 +232,12 @@ class Reader:
             self.leave(wire)
         assert not self.left, (
             f"{self.log.name}: lost, though promised: {len(self.left)} of {len(wanted)}, such as {self.describe(self.left)}; in the order in which "
-            f"they were said, those are {runs(n for n, m in enumerate(sorted(wanted, key=self.log.said.get)) if m in self.left)}; told to be lost: {self.gaps}"
+            f"they were said, those are {runs(n for n, m in enumerate(sorted(wanted, key=self.log.published.get)) if m in self.left)}; told to be lost: {self.gaps}"
         )
 
     def describe(self, left):
         now = time.monotonic()
-        return [f"{m} ({'stored' if m in self.log.stored else 'kept'}, said {now - self.log.said_at[m]:.1f} s ago)" for m in sorted(left)[:3]]
+        return [f"{m} ({'stored' if m in self.log.stored else 'kept'}, said {now - self.log.published_at[m]:.1f} s ago)" for m in sorted(left)[:3]]
 
     def connect(self):
         return self.door.connect(self.user)
@@ -290,9 +290,9 @@ class Device(Reader):
 
     def begins_again(self, seq):
         """What lay on a disk that could not be read comes when it can, and all behind it again: once for each gap."""
-        told = [gap for gap in self.unread if gap[0] <= seq <= gap[1]]
-        self.unread = [gap for gap in self.unread if gap not in told]
-        return bool(told)
+        ranges = [gap for gap in self.unread if gap[0] <= seq <= gap[1]]
+        self.unread = [gap for gap in self.unread if gap not in ranges]
+        return bool(ranges)
 
     def message(self, wire, got):
         self.here.append((got["seq"], got["message_id"]))
@@ -353,19 +353,19 @@ class HistoryFollower(Reader):
         epoch, seq = self.position
         wire.send({"action": "subscribe", "channel": self.log.target["channel"], "since": {"epoch": epoch, "seq": seq}})
         got = wire.receive("subscription_succeeded")
-        self.epoch, self.gap_due, self.told = got["epoch"], not got["recovered"] and epoch != "", []
+        self.epoch, self.gap_due, self.reported = got["epoch"], not got["recovered"] and epoch != "", []
         # Behind the position requested, or, in another epoch, behind the first message received.
         self.last_place = seq if got["recovered"] and epoch else None
 
     def frame(self, wire, got):
         if got["type"] == "gap":
             self.gap_due = False
-            self.told.append((got.get("from_seq", 0), got.get("to_seq", 2**53)))
+            self.reported.append((got.get("from_seq", 0), got.get("to_seq", 2**53)))
         elif got["type"] == "message":
             assert not self.gap_due, f"{self.log.name}: recovered: false, and no gap before {got}"
             if self.last_place is not None:
-                untold = [s for s in range(self.last_place + 1, got["seq"]) if not any(a <= s <= b for a, b in self.told)]
-                assert not untold, f"{self.log.name}: {got['seq']} came after {self.last_place}, and no gap tells of {untold[:3]}: {self.told}"
+                unreported = [s for s in range(self.last_place + 1, got["seq"]) if not any(a <= s <= b for a, b in self.reported)]
+                assert not unreported, f"{self.log.name}: {got['seq']} came after {self.last_place}, and no gap tells of {unreported[:3]}: {self.reported}"
             self.last_place, self.position = got["seq"], (self.epoch, got["seq"])
         super().frame(wire, got)
 

@@ -36,7 +36,7 @@ class LibraryClient:
         self.others = []
         self.came = threading.Condition()
 
-    def heard(self, frame):
+    def receive_frame(self, frame):
         with self.came:
             self.frames.append(frame)
             if frame.get("type") != "message":
@@ -72,8 +72,8 @@ class PythonApp(LibraryClient):
         self.app = websocket.WebSocketApp(
             f"ws://127.0.0.1:{hub.port}/ws/connect", header=[f"Authorization: Bearer {token}"],
             on_open=lambda app: [app.send(json.dumps({"action": "subscribe", "channel": c})) for c in channels],
-            on_message=lambda app, text: self.heard(json.loads(text)),
-            on_close=lambda app, code, reason: self.heard({"type": "client_closed", "code": code}),
+            on_message=lambda app, text: self.receive_frame(json.loads(text)),
+            on_close=lambda app, code, reason: self.receive_frame({"type": "client_closed", "code": code}),
         )
         self.thread = threading.Thread(target=self.app.run_forever, daemon=True)
         self.thread.start()
@@ -108,7 +108,7 @@ class PythonWebsockets(LibraryClient):
                 await self.socket.send(json.dumps({"action": "subscribe", "channel": channel}))
             self.ready.set()
             async for text in self.socket:
-                self.heard(json.loads(text))
+                self.receive_frame(json.loads(text))
 
     def send(self, request):
         asyncio.run_coroutine_threadsafe(self.socket.send(json.dumps(request)), self.loop).result(5)
@@ -130,7 +130,7 @@ class Node(LibraryClient):
             ["node", *flag, str(HERE / "node_client.mjs"), kind, f"ws://127.0.0.1:{hub.port}/api/v1/ws", token, *channels],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
-        self.thread = threading.Thread(target=lambda: [self.heard(json.loads(line)) for line in self.process.stdout], daemon=True)
+        self.thread = threading.Thread(target=lambda: [self.receive_frame(json.loads(line)) for line in self.process.stdout], daemon=True)
         self.thread.start()
 
     def send(self, request):

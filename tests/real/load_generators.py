@@ -157,19 +157,19 @@ class Pulse:
         number, lines, figures = 0, link.makefile("rb"), self.figures
         while not suite.poll(0):
             number += 1
-            asks = number % 10 == 0
-            request = {"action": "stats"} if asks else {"channel": "pulse", "event": "e", "ttl": 0}
-            before, said = waited(self.pid.value) + waited("self"), time.monotonic()
+            is_request = number % 10 == 0
+            request = {"action": "stats"} if is_request else {"channel": "pulse", "event": "e", "ttl": 0}
+            before, sent_at = waited(self.pid.value) + waited("self"), time.monotonic()
             link.sendall(json.dumps({**request, "id": number}).encode() + b"\n")
             line = lines.readline()
             if not line:
                 raise EOFError
-            took = time.monotonic() - said - max(0.0, waited(self.pid.value) + waited("self") - before)
+            took = time.monotonic() - sent_at - max(0.0, waited(self.pid.value) + waited("self") - before)
             # A daemon that begins takes connections before it answers.
             if number > 1 and took > figures["longest"]:
-                figures["longest"], figures["at"] = took, said
+                figures["longest"], figures["at"] = took, sent_at
             figures["answers"] += 1
-            stats = json.loads(line) if asks else {}
+            stats = json.loads(line) if is_request else {}
             if stats.get("type") == "ok":  # one that is stopping has no figures
                 self._measure(stats)
             time.sleep(0.01)

@@ -29,9 +29,9 @@ def installed(router):
     modes = {"usr/bin/wshubd": 0o755, "usr/bin/wshubctl": 0o755, "etc/init.d/wshubd": 0o755, "etc/wshubd/wshubd.toml": 0o644}
     for file, mode in modes.items():
         same(stat.S_IMODE((router.tree / file).stat().st_mode), mode, file)
-    same(router.said["conffiles"], "/etc/wshubd/")
+    same(router.control_fields["conffiles"], "/etc/wshubd/")
     manifest = (RECIPE.parents[1] / "Cargo.toml").read_text()
-    assert f'version = "{router.said["version"]}"' in manifest, router.said
+    assert f'version = "{router.control_fields["version"]}"' in manifest, router.control_fields
     checked = router.run("/usr/bin/wshubd", "--check")
     same((checked.returncode, checked.stderr), (0, ""))
 
@@ -49,9 +49,9 @@ def wrong_at_the_start(router):
     router.configure("20-wrong", "[limits]\nbrust = 7\n")
     started = router.init("start")
     assert "brust" in started.stderr and "burst" in started.stderr, started.stderr
-    said = router.syslog.recv(4096).decode()
+    line = router.syslog.recv(4096).decode()
     # Of a daemon (3), an error (3).
-    assert said.startswith("<27>") and "wshubd: " in said and "brust" in said, said
+    assert line.startswith("<27>") and "wshubd: " in line and "brust" in line, line
     same((router.instance(), router.init("running").returncode), (None, 1))
     router.unconfigure("20-wrong")
 

@@ -81,7 +81,7 @@ class PowerCutRun:
                 self.reader(kind, log, **options).visit(limit, owed)
                 self.figures.count("owed and delivered after a boot", len(owed))
 
-    def told(self):
+    def report(self):
         disk, stored = self.board.disk, sum(log.answered_stored for log in self.logs)
         return (f"{self.board.boots} boots, {self.board.repaired} after a repair of the file system, {stored:,} answered stored, {disk.writes:,} writes and {disk.flushes:,} flushes of the disk, "
                 f"{disk.lost:,} sectors lost with the power")
@@ -105,7 +105,7 @@ def nothing_is_lost(_):
             log.in_order()
     print(f"# {stage.figures}", flush=True)
     assert stage.figures["answered stored"], "nothing was ever answered stored: this has shown nothing"
-    return f"{CUTS} cuts in {time.monotonic() - began:.0f} s, {stage.told()}, acknowledged messages lost 0"
+    return f"{CUTS} cuts in {time.monotonic() - began:.0f} s, {stage.report()}, acknowledged messages lost 0"
 
 
 @case("without flushes messages are lost, and this harness finds it")
@@ -122,7 +122,7 @@ def losses_are_found(_):
                 finding = str(e)
                 assert any(word in finding for word in ("lost, though promised", "did not come up", "wait,", "e2fsck")), finding
                 return f"found after {number + 1} cuts: {finding[:150]}"
-    raise AssertionError(f"{LUCK} cuts of a machine that never flushes, and no loss was found; {stage.told()}")
+    raise AssertionError(f"{LUCK} cuts of a machine that never flushes, and no loss was found; {stage.report()}")
 
 
 if __name__ == "__main__":

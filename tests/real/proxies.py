@@ -59,18 +59,18 @@ class Proxy:
             arguments, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, cwd=self.directory,
             env={"PATH": os.environ["PATH"], "HOME": str(self.directory)},
         )
-        eventually(self.said, self.serves, 15)
+        eventually(self.failure, self.serves, 15)
 
     @property
     def name(self):
         return type(self).__name__
 
-    def said(self):
+    def failure(self):
         self.log.flush()
         return f"{self.name} does not serve: {(self.directory / 'log').read_text(errors='replace')[-1500:]}"
 
     def serves(self):
-        assert self.process.poll() is None, self.said()
+        assert self.process.poll() is None, self.failure()
         try:
             self.dial().close()
             return True
@@ -190,8 +190,8 @@ class HAProxy(Proxy):
             sock.settimeout(PATIENCE)
             sock.connect(str(self.directory / "admin"))
             sock.sendall(b"show stat\n")
-            said = b"".join(iter(lambda: sock.recv(65536), b"")).decode()
-        names, *rows = [line.split(",") for line in said.splitlines() if line]
+            output = b"".join(iter(lambda: sock.recv(65536), b"")).decode()
+        names, *rows = [line.split(",") for line in output.splitlines() if line]
         found = [dict(zip(names, row)) for row in rows]
         return next(row for row in found if row["svname"] == "hub")
 
@@ -359,8 +359,8 @@ def forwarded(_):
 
 
 def haproxy_version():
-    said = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, check=True).stdout
-    return tuple(int(part) for part in re.search(r"version (\d+)\.(\d+)", said).groups())
+    output = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, check=True).stdout
+    return tuple(int(part) for part in re.search(r"version (\d+)\.(\d+)", output).groups())
 
 
 @case("local endpoints are closed through a proxy, health is not")
@@ -481,7 +481,7 @@ def pings(_):
 class Streamer(http.server.BaseHTTPRequestHandler):
     """In the place of the hub: sends one line, and the next when the first was received."""
 
-    heard = threading.Event()
+    received = threading.Event()
 
     def do_GET(self):
         self.send_response(200)
@@ -491,7 +491,7 @@ class Streamer(http.server.BaseHTTPRequestHandler):
             return  # a health check
         self.wfile.write(b'{"n":1}\n')
         self.wfile.flush()
-        self.heard.wait(PATIENCE)
+        self.received.wait(PATIENCE)
         self.wfile.write(b'{"n":2}\n')
 
     def log_message(self, *_):
@@ -505,14 +505,14 @@ def streams(_):
     try:
         for kind in KINDS:
             with kind(server.server_address[1]) as proxy:
-                Streamer.heard.clear()
+                Streamer.received.clear()
                 connection = http.client.HTTPConnection(NAME, timeout=PATIENCE)
                 connection.sock = proxy.dial()
                 connection.request("GET", "/lines")
                 began, answer = time.monotonic(), connection.getresponse()
                 same(answer.readline(), b'{"n":1}\n', kind.__name__)
                 assert time.monotonic() - began < PATIENCE / 2, f"{kind.__name__} held it back"
-                Streamer.heard.set()
+                Streamer.received.set()
                 same(answer.readline(), b'{"n":2}\n', kind.__name__)
                 connection.close()
     finally:

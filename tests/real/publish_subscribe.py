@@ -174,18 +174,18 @@ def presence(hub):
 def slow_reader(hub):
     total = 20_000
     with hub.subscriber("fast", user="slow", rcvbuf=8192) as slow, hub.subscriber("fast", user="quick") as quick, hub.worker() as worker:
-        heard = []
-        reading = threading.Thread(target=lambda: [heard.append(quick.receive("message", within=20)["data"]) for _ in range(total)])
+        received = []
+        reading = threading.Thread(target=lambda: [received.append(quick.receive("message", within=20)["data"]) for _ in range(total)])
         reading.start()
         pad = "x" * 400
         for start in range(0, total, 100):
             worker.sock.settimeout(30)
             worker.send(b"".join(json.dumps({"channel": "fast", "event": "e", "data": [n, pad]}).encode() + b"\n" for n in range(start, start + 99)))
             worker.ask({"channel": "fast", "event": "e", "data": [start + 99, pad]})
-            while len(heard) < start:  # the healthy one is never more than a batch behind
+            while len(received) < start:  # the healthy one is never more than a batch behind
                 time.sleep(0.001)
         reading.join(30)
-        same([d[0] for d in heard], list(range(total)), "the healthy reader")
+        same([d[0] for d in received], list(range(total)), "the healthy reader")
         slow.send({"action": "ping", "id": "late"})
         expected, lost, gaps, answered = 0, 0, 0, False
         while expected < total or not answered:

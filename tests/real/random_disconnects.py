@@ -170,15 +170,15 @@ def play(scene, readers, publishers):
 def everything_is_there(hub, rooms):
     long, short, *inboxes = rooms
     for room in (long, *inboxes):
-        assert room.every_publisher_in_order(), f"{room.target}: heard {len(room.order)} of {room.said}"
+        assert room.every_publisher_in_order(), f"{room.target}: heard {len(room.order)} of {room.published}"
     short.every_publisher_in_order()
     with hub.connect("late") as wire:
         for room in (long, short):
             wire.send({"action": "subscribe", "channel": room.target["channel"]})
-            same(wire.receive("subscription_succeeded")["seq"], room.said, f"the position of {room.target}")
+            same(wire.receive("subscription_succeeded")["seq"], room.published, f"the position of {room.target}")
     for room in inboxes:
         with hub.connect(room.user, path="/ws?inbox=off") as wire:
-            same(wire.hello["inbox"], {"epoch": room.epoch, "seq": room.said, "waiting": 0}, f"the inbox of {room.user}")
+            same(wire.hello["inbox"], {"epoch": room.epoch, "seq": room.published, "waiting": 0}, f"the inbox of {room.user}")
 
 
 def nobody_is_left(hub):
@@ -204,9 +204,9 @@ def cut_at_random(_):
     # What never happened was not tested.
     for figure in ("fell back to the log", "not recovered", "gaps", "heard again, unacknowledged", "repeated, and known"):
         assert figures.get(figure) or CUTS < 500, f"{figure}: never"
-    said = sum(room.said for room in rooms)
+    published = sum(room.published for room in rooms)
     print("# " + ", ".join(f"{name} {count:,}" for name, count in sorted(figures.items())), flush=True)
-    return f"{CUTS:,} cuts, {said:,} messages, {sum(room.bytes for room in rooms) / 1e6:,.0f} MB in {took:.0f} s, {silence}"
+    return f"{CUTS:,} cuts, {published:,} messages, {sum(room.bytes for room in rooms) / 1e6:,.0f} MB in {took:.0f} s, {silence}"
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class KillRun:
     def round(self, number):
         """Load, a kill somewhere in it, and the end of the daemon; the next step starts it again."""
         cast, way = Workload(), self.rng.choice(WAYS)
-        self.told = [way]
+        self.steps = [way]
         cast.start(*self.publishers(cast, number), *self.visitors(cast))
         time.sleep(self.rng.choice([0.02, 0.3, 1.0]) * self.rng.random() + 0.01)
         if way == "child":
@@ -70,7 +70,7 @@ class KillRun:
             time.sleep(self.rng.uniform(0, 0.5))
             if self.rng.random() < 0.7:
                 self.recover()
-                self.told.append("recovered")
+                self.steps.append("recovered")
             way = "daemon" if self.rng.random() < 0.7 else "stop"
         self.end(cast, way)
 
@@ -95,7 +95,7 @@ class KillRun:
 
     def end(self, cast, way):
         self.figures.count(f"ends: {way}")
-        self.told.append(f"end: {way}")
+        self.steps.append(f"end: {way}")
         children = self.hub.children()
         if way == "stop":
             cast.leaving.set()
@@ -148,8 +148,8 @@ class KillRun:
     def known_when_said_again(self):
         """The ids of stored messages outlive the crash."""
         with self.hub.worker() as worker:
-            said = [m for m in self.absent.owed() if m in self.absent.stored and m.startswith(("worker", "durable"))]
-            for message_id in said[-3:]:
+            published = [m for m in self.absent.owed() if m in self.absent.stored and m.startswith(("worker", "durable"))]
+            for message_id in published[-3:]:
                 again = {**self.absent.target, "event": "e", "message_id": message_id, "data": None, "durable": True}
                 answer = worker.ask(again)
                 assert answer.get("duplicate"), f"{message_id} is on the disk, and was taken a second time: {answer}"
@@ -168,15 +168,15 @@ def killed_at_random(_):
                 stage.orphans_end()
                 stage.verify(everything=number == KILLS - 1)
             except Exception:
-                print(f"# round {number} ({', '.join(stage.told)}): {stage.figures}\n# {stage.hub.logged()}", flush=True)
+                print(f"# round {number} ({', '.join(stage.steps)}): {stage.figures}\n# {stage.hub.logged()}", flush=True)
                 raise
         for log in stage.logs:
             log.in_order()
     print(f"# {stage.figures}", flush=True)
-    said, stored, heard = (sum(f(log) for log in stage.logs) for f in (lambda l: len(l.said), lambda l: l.answered_stored, lambda l: l.times_heard))
-    doubled = heard - sum(len({m for m in log.places.values()}) for log in stage.logs)
+    published, stored, received = (sum(f(log) for log in stage.logs) for f in (lambda l: len(l.published), lambda l: l.answered_stored, lambda l: l.times_heard))
+    doubled = received - sum(len({m for m in log.places.values()}) for log in stage.logs)
     assert stage.figures["owed and delivered after a start"] > KILLS, "hardly anything was ever owed: this has shown nothing"
-    return f"{KILLS:,} rounds in {time.monotonic() - began:.0f} s, {said:,} said, {stored:,} answered stored, lost 0, heard {heard:,} times, {doubled:,} of them again"
+    return f"{KILLS:,} rounds in {time.monotonic() - began:.0f} s, {published:,} said, {stored:,} answered stored, lost 0, heard {received:,} times, {doubled:,} of them again"
 
 
 if __name__ == "__main__":

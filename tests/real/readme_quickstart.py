@@ -75,14 +75,14 @@ class Account:
         try:
             code = process.wait(20)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"it did not end: {script!r}; {self.said(name)!r}") from None
-        same(code, 0, f"{script!r} said {self.said(name)!r} and printed {self.printed(name)[-300:]!r}; its exit status")
-        return self.printed(name), self.said(name)
+            raise AssertionError(f"it did not end: {script!r}; {self.errors(name)!r}") from None
+        same(code, 0, f"{script!r} said {self.errors(name)!r} and printed {self.printed(name)[-300:]!r}; its exit status")
+        return self.printed(name), self.errors(name)
 
     def printed(self, name):
         return (self.home / name).read_text()
 
-    def said(self, name):
+    def errors(self, name):
         return (self.home / f"{name}.errors").read_text()
 
     def logged(self):
@@ -124,26 +124,26 @@ def receive(account):
     # It is there as soon as it has subscribed.
     eventually("no subscriber", lambda: '"subscribers":1' in account.types("target/release/wshubctl channels")[0])
     started = time.monotonic()
-    printed, said = account.types(block("wshubctl pub logs", "socat", "/broadcast"))
+    printed, errors = account.types(block("wshubctl pub logs", "socat", "/broadcast"))
     took = time.monotonic() - started
-    assert "wshubctl" not in said and '"type":"send_success"' in printed, (printed, said)
+    assert "wshubctl" not in errors and '"type":"send_success"' in printed, (printed, errors)
     for text in ("hello", "hello from a socket", "hello by HTTP"):
         eventually(f"{text!r} was not heard", lambda text=text: f'"data":"{text}"' in account.printed("sub"))
-    same(account.said("sub"), "", "what sub said beside")
+    same(account.errors("sub"), "", "what sub said beside")
     return in_time("three messages", took, 0.5)
 
 
 @case("a command is published, listed and interrupted")
 def run(account):
     process = account.start("run", "export PATH=$PWD/target/release:$PATH; " + block("wshubctl run logs -- find"), account.home / "run")
-    hint = eventually(lambda: account.said("run"), lambda: re.search(r"stop it with: (wshubctl interrupt (\S+))", account.said("run")))
+    hint = eventually(lambda: account.errors("run"), lambda: re.search(r"stop it with: (wshubctl interrupt (\S+))", account.errors("run")))
     operation = hint[2]
     eventually("its output was not heard", lambda: '"text":"/file/1"' in account.printed("sub"))
-    printed, said = account.types("export PATH=$PWD/target/release:$PATH; " + block("wshubctl operations").split("wshubctl interrupt")[0])
-    assert operation in printed and '"label":"find"' in printed and said == "", (printed, said)
+    printed, errors = account.types("export PATH=$PWD/target/release:$PATH; " + block("wshubctl operations").split("wshubctl interrupt")[0])
+    assert operation in printed and '"label":"find"' in printed and errors == "", (printed, errors)
     started = time.monotonic()
-    printed, said = account.types(f"PATH=$PWD/target/release:$PATH; {hint[1]}")
-    same((printed, said), ("delivered\n", ""), hint[1])
+    printed, errors = account.types(f"PATH=$PWD/target/release:$PATH; {hint[1]}")
+    same((printed, errors), ("delivered\n", ""), hint[1])
     process.wait(20)
     took = time.monotonic() - started
     eventually("its end was not heard", lambda: '"reason":"interrupted"' in account.printed("sub"))
@@ -167,31 +167,31 @@ console.log = (...words) => { log(...words); if (words[0] === 'subscription_succ
 @case("the README's page stops an operation that ran before it")
 def page(account):
     process = account.start("before", "export PATH=$PWD/target/release:$PATH; " + block("wshubctl run logs -- find"), account.home / "before")
-    eventually("it does not run", lambda: "stop it with" in account.said("before"))
+    eventually("it does not run", lambda: "stop it with" in account.errors("before"))
     script = account.home / "page.js"
     script.write_text(BROWSER + "(0, eval)(" + json.dumps(block("new WebSocket", language="js")) + ")")
     account.start("page", "TOKEN=$(target/release/wshubctl token new --user ada --ttl 1h) exec node page.js", account.home / "page")
     same(process.wait(20) != 0, True, "it was stopped")
     eventually(lambda: account.printed("page"), lambda: "interrupt_result delivered" in account.printed("page"))
     eventually(lambda: account.printed("page"), lambda: "operation ended" in account.printed("page"))
-    same(account.said("page"), "", "what it said beside")
+    same(account.errors("page"), "", "what it said beside")
 
 
 @case("the README's token and Python work")
 def python(account):
     account.start("python", "export PATH=$PWD/target/release:$PATH; " + block("websocket.create_connection"), account.home / "python")
-    heard = eventually(lambda: account.said("python"), lambda: account.printed("python") if "from Python" in account.printed("python") else None)
-    assert "subscription_succeeded" in heard and "send_success" in heard, heard
-    same(account.said("python"), "", "what it said beside")
+    output = eventually(lambda: account.errors("python"), lambda: account.printed("python") if "from Python" in account.printed("python") else None)
+    assert "subscription_succeeded" in output and "send_success" in output, output
+    same(account.errors("python"), "", "what it said beside")
 
 
 @case("the README's administration commands answer at once")
 def look(account):
     account.types("target/release/wshubctl token new --user ada --ttl 1h > token.txt")
     started = time.monotonic()
-    printed, said = account.types("export PATH=$PWD/target/release:$PATH; " + block("wshubctl status", "token check"))
+    printed, errors = account.types("export PATH=$PWD/target/release:$PATH; " + block("wshubctl status", "token check"))
     took = time.monotonic() - started
-    same(said, "", "what was said beside")
+    same(errors, "", "what was said beside")
     assert '"valid":true' in printed and "operations" in printed, printed
     return in_time("five questions", took, 0.5)
 

@@ -44,7 +44,7 @@ def listening(hub, channel):
     return worker
 
 
-def heard_until(worker, mark):
+def received_until(worker, mark):
     """Messages before the answer to a ping, which is behind all that was queued for this worker."""
     worker.send({"action": "ping", "id": mark})
     came = []
@@ -128,7 +128,7 @@ def worker_receipts(hub):
         same(receipts(came), [("w1", "delivered"), ("w1", "read")])
         for got in came:
             assert "channel" not in got and "seq" not in got, got
-        same((heard_until(worker, "end"), heard_until(other, "end")), ([], []))
+        same((received_until(worker, "end"), received_until(other, "end")), ([], []))
 
 
 @case("receipt on an unsupported target is bad_request")
@@ -166,7 +166,7 @@ def presence(hub):
         time.sleep(1)
         with hub.connect("pres"):
             time.sleep(0.2)
-        same(heard_until(worker, "back"), [], "who comes back within the grace neither left nor joined")
+        same(received_until(worker, "back"), [], "who comes back within the grace neither left nor joined")
         began = time.monotonic()
         left = worker.receive("message", within=25, event="system:user_left")
         took = time.monotonic() - began
@@ -182,12 +182,12 @@ def presence_of_nobody(_):
     with Hub(AUTH__ANONYMOUS="true") as hub, listening(hub, "system:presence") as worker:
         with WsClient(hub.port) as wire, hub.worker():
             wire.receive("connection_established")
-            same(heard_until(worker, "nobody"), [])
+            same(received_until(worker, "nobody"), [])
             wire.send({"action": "auth", "token": hub.token("ann")})
             wire.receive("auth_success")
             same(worker.receive("message")["data"], {"user_id": "ann"}, "an anonymous connection that becomes a user's")
         with listening(hub, "system:presence") as late:
-            same(heard_until(late, "late"), [])
+            same(received_until(late, "late"), [])
 
 
 def undelivered(got):
@@ -213,7 +213,7 @@ def kept_for_later(hub):
             wire.receive("message")
         publisher.ask({"user_id": "und", "event": "note", "message_id": "passing", "ttl": 0})
         publisher.ask({"channel": "und", "event": "note", "message_id": "channel"})
-        same(heard_until(worker, "end"), [], "who is there, what is not kept, and what is kept on a channel is not news")
+        same(received_until(worker, "end"), [], "who is there, what is not kept, and what is kept on a channel is not news")
 
 
 @case("system:undelivered announces expired and evicted messages")
@@ -226,14 +226,14 @@ def expired_and_evicted(_):
             publisher.ask({"channel": "few", "event": "e", "message_id": f"c{n}"})
         publisher.ask({"channel": "brief", "event": "e", "message_id": "b1", "ttl": 1})
         publisher.ask({"user_id": "eve", "event": "e", "message_id": "e1", "ttl": 1})
-        told = {}
-        while len(told) < 8:
+        notices = {}
+        while len(notices) < 8:
             got = undelivered(worker.receive("message", within=10))
             key = (got["message_id"], got["state"])
-            assert key not in told, f"told twice: {got}"
-            told[key] = got.get("user_id") or got.get("channel")
+            assert key not in notices, f"told twice: {got}"
+            notices[key] = got.get("user_id") or got.get("channel")
             assert got["seq"] >= 1 and got["epoch"] and "data" not in got, got
-        same(told, {("u1", "kept"): "bob", ("u2", "kept"): "bob", ("u3", "kept"): "bob", ("u1", "evicted"): "bob",
+        same(notices, {("u1", "kept"): "bob", ("u2", "kept"): "bob", ("u3", "kept"): "bob", ("u1", "evicted"): "bob",
                     ("c1", "evicted"): "few", ("b1", "expired"): "brief", ("e1", "kept"): "eve", ("e1", "expired"): "eve"})
         with recipient(hub, "ann", "auto") as wire, hub.subscriber("brief", user="eva") as other:
             for n in (1, 2, 3, 4):
@@ -242,7 +242,7 @@ def expired_and_evicted(_):
                 publisher.ask({"channel": "brief", "event": "e", "ttl": 1})
                 other.receive("message")
             time.sleep(2.5)
-        same(heard_until(worker, "end"), [], "what was heard")
+        same(received_until(worker, "end"), [], "what was heard")
 
 
 @case("system:undelivered waits for the next worker")
@@ -251,14 +251,14 @@ def for_the_next_worker(hub):
         with own.worker() as publisher:
             publisher.ask({"user_id": "early", "event": "e", "message_id": "before"})
             with listening(own, "system:undelivered") as worker:
-                same(heard_until(worker, "first"), [], "nobody had ever subscribed")
+                same(received_until(worker, "first"), [], "nobody had ever subscribed")
             publisher.ask({"user_id": "early", "event": "e", "message_id": "between"})
             with listening(own, "system:undelivered") as worker:
-                same([(undelivered(f)["message_id"], f.get("replayed")) for f in heard_until(worker, "second")], [("between", True)])
+                same([(undelivered(f)["message_id"], f.get("replayed")) for f in received_until(worker, "second")], [("between", True)])
 
 
 @case("system channels need a token that names them")
-def who_may_hear(hub):
+def system_channel_rights(hub):
     with hub.connect("star") as wire:
         for channel in ("system:presence", "system:undelivered"):
             same(wire.ask({"action": "subscribe", "channel": channel})["code"], "forbidden")

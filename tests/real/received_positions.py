@@ -58,7 +58,7 @@ class Reading:
         elif "from_seq" in got:
             self.gaps.append((got["from_seq"], got["to_seq"]))
 
-    def untold(self, first, last):
+    def unreported(self, first, last):
         """The first of these positions without a gap; None where all are announced."""
         for begin, end in sorted(gap for gap in self.gaps if gap[1] >= first):
             if begin > first:
@@ -71,9 +71,9 @@ class Reading:
         wrong, self.hole = None, None
         if self.gap_due:
             wrong = "recovered: false, and no gap came before it"
-        elif seq <= self.last and self.untold(seq, seq):
+        elif seq <= self.last and self.unreported(seq, seq):
             wrong = f"it came after {self.last} on the same connection"
-        elif self.expected is not None and seq > self.expected and (missing := self.untold(self.expected, seq - 1)):
+        elif self.expected is not None and seq > self.expected and (missing := self.unreported(self.expected, seq - 1)):
             self.hole = missing, seq
         self.last, self.gap_due = seq, False
         # The undelivered backlog has holes: others have received what is missing there.
@@ -213,10 +213,10 @@ class Listener:
         if tail is None or (tail[2] is None and not tail[0].endswith(b"}")):
             return False
         if tail[2] is not None:
-            self._heard(CHANNEL.match(piece)[1].decode(), int(tail[2]), fingerprint(tail[1], piece), tail[1])
+            self._enter_received(CHANNEL.match(piece)[1].decode(), int(tail[2]), fingerprint(tail[1], piece), tail[1])
         return True
 
-    def _heard(self, channel, seq, mark, message_id):
+    def _enter_received(self, channel, seq, mark, message_id):
         self.messages += 1
         reading = self.readings.get(channel)
         if reading is None:
@@ -253,12 +253,12 @@ class Listener:
         self.places, self.read = {}, {}
         return self
 
-    def holes_of_what_others_heard(self):
+    def gaps_that_others_received(self):
         """A loss that was not announced, and that others received, is a fault; whether the rest ever existed is unknown here."""
         holes, self.holes = self.holes, []
         for log, epoch, first, end in holes:
-            heard = self.places.get((log, epoch), {})
-            if missing := next((seq for seq in range(first, min(end, first + 20_000)) if seq in heard), None):
+            received = self.places.get((log, epoch), {})
+            if missing := next((seq for seq in range(first, min(end, first + 20_000)) if seq in received), None):
                 self.fault(f"{log}, epoch {epoch}: {missing}, which others heard, is left out before {end}, and no gap tells of it")
             else:
                 self.holes.append((log, epoch, first, end))
@@ -267,7 +267,7 @@ class Listener:
         """What is wrong at the end of a connection that was read to its end: what `recovered: true` promised has come."""
         for reading in self.readings.values():
             owed = reading.owed
-            behind = reading.untold(reading.expected or owed + 1, owed)
+            behind = reading.unreported(reading.expected or owed + 1, owed)
             if behind:
                 self.fault(f"{reading.log}: recovered: true at seq {owed}, and it ended before {behind} came")
 
@@ -278,7 +278,7 @@ class PositionLedger:
     def __init__(self):
         self.marks, self.rounds, self.count = {}, {}, 0
 
-    def heard_between(self, place, first, end):
+    def received_between(self, place, first, end):
         """A position in a range that was received; None where none was."""
         marks = self.marks.get(place, ())
         return next((seq for seq in range(first, min(end, len(marks))) if marks[seq]), None)

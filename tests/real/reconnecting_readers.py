@@ -75,13 +75,13 @@ class Room:
         self.target, self.lock = target, threading.Lock()
         # How many messages back the log reaches where readers may fall behind it; None: they never do.
         self.reach = reach
-        self.said, self.bytes, self.sizes, self.times, self.order = 0, 0, {}, {}, {}
+        self.published, self.bytes, self.sizes, self.times, self.order = 0, 0, {}, {}, {}
         self.readers, self.stalled, self.last_said = [], 0, 0
 
     def send(self, publisher, number, size):
         """Notes a message before it is sent; gives its id and its text."""
         with self.lock:
-            self.said, self.bytes = self.said + 1, self.bytes + size
+            self.published, self.bytes = self.published + 1, self.bytes + size
             self.last_said = time.monotonic()
             self.sizes[publisher, number], self.times[publisher, number] = size, self.last_said
         return f"{publisher}/{number}", chr(97 + number % 26) * size
@@ -98,7 +98,7 @@ class Room:
 
     def has_room(self):
         """Whether a publisher may go on: no reader is so far behind that the log would forget what it needs."""
-        return self.reach is not None or self.said - min(reader.done() for reader in self.readers) < 600
+        return self.reach is not None or self.published - min(reader.done() for reader in self.readers) < 600
 
     def every_publisher_in_order(self):
         """Each publisher's messages were received once and in order, as far as they were; whether that is all."""
@@ -108,7 +108,7 @@ class Room:
             before = last.get(publisher, 0)
             assert number == before + 1 or (self.reach and number > before), f"{publisher}: {number} after {before}, at seq {seq}"
             last[publisher] = number
-        return sorted(self.order) == list(range(1, self.said + 1))
+        return sorted(self.order) == list(range(1, self.published + 1))
 
 
 class Reader:
@@ -117,7 +117,7 @@ class Reader:
     def __init__(self, scene, hub, room, name, rng, user):
         self.scene, self.hub, self.room, self.name, self.rng = scene, hub, room, name, rng
         self.token, self.path = hub.token(user), "/api/v1/ws"
-        self.abandoned, self.heard_at, self.live = [], 0, False
+        self.abandoned, self.received_at, self.live = [], 0, False
         room.readers.append(self)
 
     def run(self, publishing):
@@ -150,17 +150,17 @@ class Reader:
     def arrive(self):
         # A small window makes a slow link: the hub's queue fills while the reader is only a little late.
         rcvbuf = self.rng.choice([None, 4096, 65536])
-        self.heard_at, self.live = time.monotonic(), False
+        self.received_at, self.live = time.monotonic(), False
         wire = WsClient(self.hub.port, self.path, {"Authorization": "Bearer " + self.token}, rcvbuf=rcvbuf)
         self.begin(wire, wire.receive("connection_established", PATIENT))
         return wire
 
     def stay(self, wire, publishing):
         """Reads, uncut, until nothing is left; a silence with something to wait for is a finding."""
-        while publishing.is_set() or self.done() < self.room.said:
+        while publishing.is_set() or self.done() < self.room.published:
             self.scene.go_on()
-            waited = time.monotonic() - max(self.heard_at, self.room.last_said)
-            assert waited < PATIENT or self.done() >= self.room.said, f"{self.name} has {self.done()} of {self.room.said} and heard nothing for {waited:.0f} s"
+            waited = time.monotonic() - max(self.received_at, self.room.last_said)
+            assert waited < PATIENT or self.done() >= self.room.published, f"{self.name} has {self.done()} of {self.room.published} and heard nothing for {waited:.0f} s"
             try:
                 self.frame(wire, wire.next(0.2))
                 self.settle(wire)
@@ -180,10 +180,10 @@ class Reader:
 
     def frame(self, wire, got):
         if got["type"] == "message":
-            said = self.room.receive(got)
+            published_at = self.room.receive(got)
             self.message(wire, got)
             now = time.monotonic()
-            silence, self.heard_at = now - max(said, self.heard_at), now
+            silence, self.received_at = now - max(published_at, self.received_at), now
             with self.scene.lock:
                 self.scene.figures["silence"] = max(self.scene.figures.get("silence", 0), silence)
             self.scene.count("messages heard")
@@ -244,9 +244,9 @@ class Reader:
             time.sleep(0.002)
         with room.lock:
             room.stalled -= 1
-        self.heard_at = time.monotonic()
+        self.received_at = time.monotonic()
         if self.rng.random() < 0.7:
-            self.read(wire, self.heard_at + self.rng.uniform(0, 0.5))
+            self.read(wire, self.received_at + self.rng.uniform(0, 0.5))
         self.reset(wire)
 
     def abandon(self, wire):
@@ -296,7 +296,7 @@ class HistoryReader(Reader):
         lost = got["to_seq"] - self.last
         same({k: got.get(k) for k in ("channel", "epoch", "from_seq", "lost", "cause")},
              {"channel": self.channel, "epoch": self.epoch, "from_seq": self.last + 1, "lost": lost, "cause": "evicted"}, f"{self.name}, the gap")
-        assert 0 < lost and got["to_seq"] <= self.room.said - self.room.reach, f"{got} tells of what is still kept, {self.room.said} were said"
+        assert 0 < lost and got["to_seq"] <= self.room.published - self.room.reach, f"{got} tells of what is still kept, {self.room.published} were said"
         self.last, self.gap_due = got["to_seq"], False
         self.scene.count("lost, and told", lost)
         self.scene.count("gaps")
@@ -334,7 +334,7 @@ class InboxReader(Reader):
             same(inbox["epoch"], room.epoch, "the epoch")
             cursor = inbox["seq"] - inbox["waiting"]
             assert self.sure_before <= cursor <= room.maybe, f"{self.name}: {inbox}, acknowledged {self.sure_before} to {room.maybe}"
-            assert inbox["seq"] <= room.said, f"{self.name}: {inbox}, said {room.said}"
+            assert inbox["seq"] <= room.published, f"{self.name}: {inbox}, said {room.published}"
             room.sure = max(room.sure, cursor)
         self.next, self.asked = cursor + 1, {}
 
@@ -370,7 +370,7 @@ class InboxReader(Reader):
 
     def settle(self, wire):
         """Where everything was received: acknowledges it, and makes sure."""
-        if self.next > self.room.said > self.room.sure and not self.asked:
+        if self.next > self.room.published > self.room.sure and not self.asked:
             self.acknowledge(wire, asking=True)
 
     def other(self, _, got):

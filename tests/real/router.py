@@ -115,12 +115,12 @@ class Procd:
         (_, name), (verb, *words) = lines[0], lines[-1]
         instance = self.instances.get(name)
         if verb == "set":
-            said = {words[0]: words[1:] for kind, *words in lines[1:-1] if kind == "param"}
-            if instance and instance.parameters == said:
+            fields = {words[0]: words[1:] for kind, *words in lines[1:-1] if kind == "param"}
+            if instance and instance.parameters == fields:
                 return True
             self._halt(name)
-            if said:
-                self.instances[name] = Instance(self.root, said, self.log)
+            if fields:
+                self.instances[name] = Instance(self.root, fields, self.log)
         elif verb == "delete":
             self._halt(name)
         elif verb == "signal" and instance:
@@ -160,7 +160,7 @@ class Router(HubClient):
         self.syslog = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.syslog.bind(str(self.tree / "dev/log"))
         self.syslog.settimeout(5)
-        self.said = self._install()
+        self.control_fields = self._install()
         self.procd = Procd(self.tree)
 
     def _mount(self):
@@ -185,13 +185,13 @@ class Router(HubClient):
         )
         assert made.returncode == 0, made.stderr
         shutil.rmtree(build)
-        said = dict(line.split(": ", 1) for line in made.stdout.splitlines() if ": " in line)
-        user, group = (pair.split("=") for pair in said["user"].split(":"))
+        fields = dict(line.split(": ", 1) for line in made.stdout.splitlines() if ": " in line)
+        user, group = (pair.split("=") for pair in fields["user"].split(":"))
         (self.tree / "etc/passwd").write_text(f"root:x:0:0::/root:/bin/sh\n{user[0]}:x:{user[1]}:{group[1]}::/:/bin/false\n")
         (self.tree / "etc/group").write_text(f"root:x:0:\n{group[0]}:x:{group[1]}:\n")
         self.owner = (int(user[1]), int(group[1]))
         self.configure("10-port", f'[listen]\nhttp = ["127.0.0.1:{self.port}"]\n')
-        return said
+        return fields
 
     def configure(self, name, text):
         (self.tree / f"etc/wshubd/conf.d/{name}.toml").write_text(text)

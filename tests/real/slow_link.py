@@ -64,7 +64,7 @@ class SlowReader(threading.Thread):
         except (Closed, Silence) as e:
             self.came.append({"type": f"no more: {e}"})
 
-    def heard(self):
+    def frames(self):
         """What came, once it has all come: messages, and the other frames."""
         self.join(120)
         assert not self.is_alive(), f"{len(self.came)} frames in 120 s"
@@ -78,7 +78,7 @@ def whole(messages):
     return behind
 
 
-def say_everything(hub):
+def publish_all(hub):
     """To both channels and to the inbox: most of it at once, the end while the readers are still at the beginning."""
     with hub.worker() as worker:
         worker.ask({"action": "operation_start", "operation_id": "slow-build", "channel": "long"})
@@ -106,7 +106,7 @@ def slow_link(_):
     with Hub(CONFIG) as hub, hub.subscriber("long", user="quick") as quick:
         slow = SlowReader(hub, "one", "long"), SlowReader(hub, "two", "short"), SlowReader(hub, "slow")
         began = time.monotonic()
-        talking = threading.Thread(target=say_everything, args=(hub,))
+        talking = threading.Thread(target=publish_all, args=(hub,))
         talking.start()
         same([quick.receive("message")["seq"] for _ in range(MESSAGES)], list(range(1, MESSAGES + 1)), "the healthy reader")
         quick_took = time.monotonic() - began
@@ -114,14 +114,14 @@ def slow_link(_):
         long, short, inbox = slow
         long.wire.send({"action": "ping", "id": "in between"})
 
-        messages, others = long.heard()
+        messages, others = long.frames()
         took = time.monotonic() - began
         from_log = whole(messages)
         assert took > 15, f"{MESSAGES} kB in {took:.1f} s is no slow link"
         same([(f["type"], f.get("state") or f.get("id")) for f in others], [("operation", "started"), ("pong", "in between")], "beside the messages")
         same(long.wire.receive("operation")["state"], "ended", "behind the last message")
-        whole(inbox.heard()[0])
-        lost = gaps_account(*short.heard())
+        whole(inbox.frames()[0])
+        lost = gaps_account(*short.frames())
 
         # A reader that has caught up is live again.
         for reader, target in ((long, {"channel": "long"}), (inbox, {"user_id": "slow"})):

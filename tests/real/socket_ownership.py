@@ -49,7 +49,7 @@ class ForeignListener:
     def __enter__(self):
         return self
 
-    def heard(self):
+    def received(self):
         """The bytes of the next connection, once it has ended."""
         return self.process.stdout.readline()
 
@@ -84,7 +84,7 @@ def stranger(_):
     with ForeignListener(temporary()) as it:
         for words in COMMANDS:
             done = ctl(it.directory, *words)
-            same(it.heard(), "b''\n", f"what {words} said to a stranger")
+            same(it.received(), "b''\n", f"what {words} said to a stranger")
             if words[0] != "run":
                 same(done.returncode, 4, f"{words}: {done.stderr}")
             for part in (str(it.path), str(it.directory), f"uid {NOBODY}", f"--socket {it.path}"):
@@ -101,7 +101,7 @@ def link(_):
             done = ctl(place, "status")
             same(done.returncode, 4, done.stderr)
             assert str(theirs) in done.stderr, done.stderr
-            same(it.heard(), "b''\n")
+            same(it.received(), "b''\n")
         finally:
             shutil.rmtree(place)
 
@@ -115,7 +115,7 @@ def named(_):
         ):
             done = ctl(it.directory, *words, **variables)
             same(done.returncode, 5, done.stderr)
-            assert "stats" in it.heard()
+            assert "stats" in it.received()
 
 
 @case("a directory only its owner may write holds wshubd's socket")
@@ -128,7 +128,7 @@ def closed(_):
         with ForeignListener(inner) as it:
             done = ctl(inner, "--wait", "200ms", "status")
             same(done.returncode, 5, done.stderr)
-            assert "stats" in it.heard()
+            assert "stats" in it.received()
     finally:
         shutil.rmtree(outer, ignore_errors=True)
 
@@ -163,9 +163,9 @@ def replaced(_):
             with ForeignListener(place) as it:
                 connection.close()
                 same(listener.wait(30), 4)
-                said = listener.stderr.read()
-                assert "is not used" in said and f"uid {NOBODY}" in said, said
-                same(it.heard(), "b''\n")
+                errors = listener.stderr.read()
+                assert "is not used" in errors and f"uid {NOBODY}" in errors, errors
+                same(it.received(), "b''\n")
     finally:
         if listener is not None:
             listener.kill()

@@ -332,8 +332,8 @@ def slow_fork(hub):
         with hub.subscriber("jobs", user="ann") as ann, Run(hub, operation, command, options=["--term-after", "1h"]) as run:
             ann.receive("message", event="operation:output", within=10)
             same(ann.ask({"action": "interrupt", "data": {"operation_id": operation}}).get("outcome"), "delivered")
-            status, said = run.ended()
-            same(status, 5, said)
+            status, output = run.ended()
+            same(status, 5, output)
 
 
 @case("--pty publishes lines of a buffering program; Stop works")

@@ -145,25 +145,25 @@ class Room:
             _, spoken = self.turn()
             self.come()
         self.suite.recv()
-        end = heard = time.monotonic()
-        while (now := time.monotonic()) - heard < QUIET and now - end < LONGEST_DRAIN:
+        end = last_read = time.monotonic()
+        while (now := time.monotonic()) - last_read < QUIET and now - end < LONGEST_DRAIN:
             if self.waiting:
                 self.come()
             if self.turn()[0]:
-                heard = time.monotonic()
+                last_read = time.monotonic()
         stayed = list(self.by_number.values())
         self.parse()
         for seat in stayed:
             seat.listener.stayed()
             seat.close()
         for seat in self.seats:
-            seat.listener.holes_of_what_others_heard()
+            seat.listener.gaps_that_others_received()
         self.suite.send(([seat.listener.without_places() for seat in self.seats], self.places_as_lists(), self.cut))
         self.suite.recv()
 
 
     def places_as_lists(self):
-        return {place: (array("Q", heard), array("Q", heard.values())) for place, heard in self.places.items()}
+        return {place: (array("Q", received), array("Q", received.values())) for place, received in self.places.items()}
 
 
 def _process(door, listeners, suite):

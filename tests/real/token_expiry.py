@@ -171,17 +171,17 @@ def narrowed_in_replay(_):
             for n in (1, 2, 3):
                 same(wire.receive("message")["seq"], n)
             wire.send({"action": "auth", "token": hub.token("rep", wshub={"subscribe": ["other"]})})
-            heard, ended = 3, None
+            received, ended = 3, None
             while not ended:
                 got = wire.next()
                 if got["type"] == "message":
-                    heard += 1
-                    same(got["seq"], heard)
+                    received += 1
+                    same(got["seq"], received)
                 ended = got["type"] == "unsubscribed" and got
             same((ended["channel"], ended["reason"]), ("h", "forbidden"))
             same(wire.until_pong(), [])
-    assert heard < total, "all of it came"
-    return f"{heard:,} of {total:,} came"
+    assert received < total, "all of it came"
+    return f"{received:,} of {total:,} came"
 
 
 @contextmanager
@@ -238,8 +238,8 @@ def rotation(_):
         unnamed = refused(hub, tokens["old", None])
         assert "signature" in unnamed or "key" in unnamed, unnamed
         with WsClient(hub.port, protocols=["wshub.v1", "wshub.bearer." + tokens["old", "old"]]) as page:
-            told = page.receive("auth_failed")["message"]
-            assert told and message.startswith(told + " (the token in "), f"a page is told the same, and no place: {told}"
+            message_received = page.receive("auth_failed")["message"]
+            assert message_received and message.startswith(message_received + " (the token in "), f"a page is told the same, and no place: {message_received}"
             same(page.close_code(), 4001)
     return json.dumps(message)
 

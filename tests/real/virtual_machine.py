@@ -84,8 +84,8 @@ def archive(entries):
 
 def libraries(binary):
     """What the dynamic linker would load for it, itself included; nothing for a static one."""
-    told = subprocess.run(["ldd", binary], capture_output=True, text=True).stdout
-    return [Path(path) for path in re.findall(r"(/\S+) \(0x", told)]
+    output = subprocess.run(["ldd", binary], capture_output=True, text=True).stdout
+    return [Path(path) for path in re.findall(r"(/\S+) \(0x", output)]
 
 
 def initial_file_system(directory, modules, config):
@@ -170,17 +170,17 @@ class VirtualMachine(HubClient):
         self._until_healthy(began + within)
 
     def _until_healthy(self, end):
-        said = "nothing"
+        reply = "nothing"
         while time.monotonic() < end:
             assert self.qemu.poll() is None, f"the machine ended with {self.qemu.returncode}: {self.logged()}"
             try:
-                said = self.http("GET", "/healthz")
-                if said.status == 200:
+                reply = self.http("GET", "/healthz")
+                if reply.status == 200:
                     return
             except OSError:
                 pass
             time.sleep(0.05)
-        raise AssertionError(f"the machine's daemon did not come up ({said}): {self.logged()}")
+        raise AssertionError(f"the machine's daemon did not come up ({reply}): {self.logged()}")
 
     def shell(self, command, within=20):
         """Runs a line in the machine; what it prints. Fails where it fails."""
@@ -188,11 +188,11 @@ class VirtualMachine(HubClient):
             line.settimeout(within)
             line.connect(str(self.directory / "shell"))
             line.sendall(command.encode() + b"\n")
-            told = ""
-            while not (ended := re.search(r"^== (\d+)\r?\n", told, re.M)):
-                told += line.recv(65536).decode(errors="replace")
-        assert ended.group(1) == "0", f"{command}: {told}"
-        return told[: ended.start()]
+            output = ""
+            while not (ended := re.search(r"^== (\d+)\r?\n", output, re.M)):
+                output += line.recv(65536).decode(errors="replace")
+        assert ended.group(1) == "0", f"{command}: {output}"
+        return output[: ended.start()]
 
     def freeze_disk(self):
         """The first half of a power cut: from here on the disk has what it has. An answer `stored`, even now, must be

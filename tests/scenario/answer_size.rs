@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::bench::{Bench, Seat};
+use super::harness::{ConnectionId, Harness};
 
 /// Names one channel so many times in one request.
 fn again_and_again(channel: &str, times: usize) -> Value {
@@ -11,9 +11,9 @@ fn again_and_again(channel: &str, times: usize) -> Value {
 }
 
 /// The answers to a request, but for the id in the first subscription.
-fn ask(bench: &mut Bench, seat: Seat, request: Value) -> Vec<Value> {
-    let heard = bench.ask(seat, request).into_iter();
-    heard.filter(|frame| frame["type"] != "connection_id").collect()
+fn request_frames(harness: &mut Harness, conn: ConnectionId, request: Value) -> Vec<Value> {
+    let received = harness.request(conn, request).into_iter();
+    received.filter(|frame| frame["type"] != "connection_id").collect()
 }
 
 fn bytes(frames: &[Value]) -> usize {
@@ -22,88 +22,90 @@ fn bytes(frames: &[Value]) -> usize {
 
 #[test]
 fn a_channel_named_twice_is_answered_once_and_the_last_counts() {
-    let mut bench = Bench::new();
-    let alice = bench.client("alice");
-    bench.say(alice, json!({"action": "subscribe", "channel": "before"}));
+    let mut harness = Harness::new();
+    let alice = harness.client("alice");
+    harness.send(alice, json!({"action": "subscribe", "channel": "before"}));
     let wish = |channel: &str, presence: bool| json!({"channel": channel, "presence": presence});
     let list = [wish("a", false), wish("b", true), wish("a", true), wish("b", false)];
-    let heard = ask(&mut bench, alice, json!({"action": "subscribe", "channels": list, "id": 1}));
-    let told: Vec<(&str, bool)> = heard
+    let received =
+        request_frames(&mut harness, alice, json!({"action": "subscribe", "channels": list, "id": 1}));
+    let lists: Vec<(&str, bool)> = received
         .iter()
         .map(|frame| (frame["channel"].as_str().unwrap(), frame["presence"].is_array()))
         .collect();
-    assert_eq!(told, [("a", true), ("b", false)]);
+    assert_eq!(lists, [("a", true), ("b", false)]);
 }
 
 #[test]
 fn a_request_that_names_one_channel_128_times_makes_one_list() {
-    let mut bench = Bench::new();
-    let worker = bench.worker();
+    let mut harness = Harness::new();
+    let worker = harness.worker();
     for n in 0..200 {
         let start = json!({"action": "operation_start", "operation_id": format!("op{n}"), "channel": "room", "label": "l"});
-        bench.say(worker, start);
+        harness.send(worker, start);
     }
-    let alice = bench.client("alice");
-    let heard = ask(&mut bench, alice, again_and_again("room", 128));
-    assert_eq!(heard.len(), 1);
-    assert_eq!(heard[0]["operations"].as_array().unwrap().len(), 200);
+    let alice = harness.client("alice");
+    let received = request_frames(&mut harness, alice, again_and_again("room", 128));
+    assert_eq!(received.len(), 1);
+    assert_eq!(received[0]["operations"].as_array().unwrap().len(), 200);
 }
 
 #[test]
 fn the_list_of_operations_is_limited_and_then_counted() {
     for (label, count, listed) in [("short".to_owned(), 1500, 1000), ("l".repeat(1000), 400, 217)] {
-        let mut bench = Bench::new();
-        let worker = bench.worker();
+        let mut harness = Harness::new();
+        let worker = harness.worker();
         for n in 0..count {
             let id = format!("op{n:04}");
-            bench.say(
+            harness.send(
                 worker,
                 json!({"action": "operation_start", "operation_id": id, "channel": "room", "label": label}),
             );
         }
-        let alice = bench.client("alice");
+        let alice = harness.client("alice");
         for request in [
             json!({"action": "subscribe", "channel": "room"}),
             json!({"action": "operations", "channel": "room"}),
         ] {
-            let heard = ask(&mut bench, alice, request);
-            let operations = heard[0]["operations"].as_array().unwrap();
+            let received = request_frames(&mut harness, alice, request);
+            let operations = received[0]["operations"].as_array().unwrap();
             assert!(operations.len().abs_diff(listed) <= 15, "{} of {count}", operations.len());
             assert_eq!(operations[0]["operation_id"], "op0000");
-            assert_eq!(heard[0]["operations_running"], count);
-            assert!(bytes(&heard) <= 300_000, "{}", bytes(&heard));
+            assert_eq!(received[0]["operations_running"], count);
+            assert!(bytes(&received) <= 300_000, "{}", bytes(&received));
         }
-        let admin = bench.admin();
-        let heard = bench.ask(admin, json!({"action": "operations", "id": 1}));
-        let seen = heard[0]["operations"].as_array().unwrap().len();
+        let admin = harness.admin();
+        let received = harness.request(admin, json!({"action": "operations", "id": 1}));
+        let seen = received[0]["operations"].as_array().unwrap().len();
         assert_eq!(seen, count.min(1000), "an administrator sees all, in parts");
     }
 }
 
 #[test]
 fn the_lists_of_one_request_share_a_size_limit() {
-    let mut bench = Bench::new();
+    let mut harness = Harness::new();
     let long = |n: usize| format!("{n:04}{}", "u".repeat(120));
     for n in 0..100 {
-        let user = bench.client(&long(n));
+        let user = harness.client(&long(n));
         for group in 0..5 {
             let list: Vec<Value> =
                 (0..25).map(|channel| json!({"channel": format!("c{group}-{channel}")})).collect();
-            bench.say(user, json!({"action": "subscribe", "channels": list}));
+            harness.send(user, json!({"action": "subscribe", "channels": list}));
         }
-        bench.hush(user);
+        harness.discard_frames(user);
     }
-    let alice = bench.client("alice");
+    let alice = harness.client("alice");
     let list: Vec<Value> = (0..5)
         .flat_map(|group| {
             (0..25).map(move |channel| json!({"channel": format!("c{group}-{channel}"), "presence": true}))
         })
         .collect();
-    let heard = ask(&mut bench, alice, json!({"action": "subscribe", "channels": list, "id": 1}));
-    assert_eq!(heard.len(), 125, "all of them are answered");
-    assert!(bytes(&heard) < 400_000, "{}", bytes(&heard));
-    let with_list = heard.iter().filter(|frame| frame["presence"].is_array()).count();
+    let received =
+        request_frames(&mut harness, alice, json!({"action": "subscribe", "channels": list, "id": 1}));
+    assert_eq!(received.len(), 125, "all of them are answered");
+    assert!(bytes(&received) < 400_000, "{}", bytes(&received));
+    let with_list = received.iter().filter(|frame| frame["presence"].is_array()).count();
     assert!((5..100).contains(&with_list), "{with_list}");
-    let one = ask(&mut bench, alice, json!({"action": "presence", "channel": "c4-24", "id": 2}));
+    let one = request_frames(&mut harness, alice, json!({"action": "presence", "channel": "c4-24", "id": 2}));
     assert_eq!(one[0]["presence"].as_array().unwrap().len(), 101, "what was left out can be asked for");
 }

@@ -18,7 +18,7 @@ use wshubd::protocol;
 use wshubd::protocol::message::Delivery;
 use wshubd::protocol::{ConnectionId, HubRequest, InboxMode, Message, Moment, UnixTime, worker};
 
-use super::bench::{for_hub, rights, user_id};
+use super::harness::{for_hub, rights, user_id};
 
 const BOUND: usize = 2;
 
@@ -44,9 +44,9 @@ struct Link {
     id: ConnectionId,
     mode: InboxMode,
     queue: VecDeque<(Value, Option<Mark>)>,
-    told: SendQueueState,
+    reported: SendQueueState,
     /// Queued since it last began to read the inbox.
-    heard: BTreeSet<u64>,
+    received: BTreeSet<u64>,
     last: u64,
     begins: u64,
     taken: u64,
@@ -114,8 +114,8 @@ impl World {
             id,
             mode,
             queue: VecDeque::new(),
-            told: SendQueueState::Empty,
-            heard: BTreeSet::new(),
+            reported: SendQueueState::Empty,
+            received: BTreeSet::new(),
             last: 0,
             begins: u64::MAX,
             taken: 0,
@@ -160,14 +160,14 @@ impl World {
         let mut facts = Vec::new();
         for link in self.links.values_mut() {
             let waiting = link.queue.len();
-            let state = match link.told {
+            let state = match link.reported {
                 _ if waiting == 0 => SendQueueState::Empty,
                 SendQueueState::Full if waiting >= BOUND / 2 => SendQueueState::Full,
                 _ if waiting >= BOUND => SendQueueState::Full,
                 _ => SendQueueState::Backlogged,
             };
-            if state != link.told {
-                link.told = state;
+            if state != link.reported {
+                link.reported = state;
                 facts.push(Input::SendQueue { conn: link.id, state });
             }
         }
@@ -205,13 +205,13 @@ impl World {
                 assert!(from > link.last, "a gap in its place: {json} after {}", link.last);
                 link.begins = link.begins.min(from);
                 link.last = to;
-                link.heard.extend(from..=to);
+                link.received.extend(from..=to);
                 self.gaps.extend(from..=to);
             } else if let Some(seq) = json["seq"].as_u64() {
                 assert!(seq > link.last, "order: {seq} after {}", link.last);
                 link.begins = link.begins.min(seq);
                 link.last = seq;
-                link.heard.insert(seq);
+                link.received.insert(seq);
             }
         }
         link.queue.push_back((json, mark));
@@ -299,7 +299,7 @@ impl World {
                 }
             }
             Step::Send(ttl, receipt) => self.send(ttl, receipt),
-            Step::Fleeting => self.worker_says(&json!({"user_id": "u", "event": "f", "ttl": 0})),
+            Step::Fleeting => self.send_from_worker(&json!({"user_id": "u", "event": "f", "ttl": 0})),
             Step::Drain(n, count) => {
                 if let Some(slot) = self.pick(n) {
                     self.drain(slot, usize::from(count));
@@ -317,7 +317,7 @@ impl World {
             Step::Other(n) => {
                 let what = ["system:undelivered", "system:presence"][usize::from(n) % 2];
                 let action = if n % 3 == 0 { "unsubscribe" } else { "subscribe" };
-                self.worker_says(&json!({"action": action, "channel": what}));
+                self.send_from_worker(&json!({"action": action, "channel": what}));
             }
         }
     }
@@ -329,7 +329,7 @@ impl World {
         if ttl < 100 {
             line["ttl"] = json!(1 + ttl / 10);
         }
-        self.worker_says(&line);
+        self.send_from_worker(&line);
     }
 
     fn hand_over(&mut self) {
@@ -346,7 +346,7 @@ impl World {
         let was = std::mem::replace(&mut link.mode, mode);
         if was == InboxMode::Off && mode != InboxMode::Off {
             (link.last, link.begins) = (0, u64::MAX);
-            link.heard.clear();
+            link.received.clear();
         }
         let conn = link.id;
         let rights = rights(&["*"], &["*", "@user:*"], &[]);
@@ -368,8 +368,8 @@ impl World {
             }
         }
         let line = json!({"action": "ack", "epoch": self.epoch, "seq": seq, "read": read}).to_string();
-        let said = protocol::parse(&line).unwrap();
-        let request = for_hub(said);
+        let parsed = protocol::parse(&line).unwrap();
+        let request = for_hub(parsed);
         assert!(matches!(request.request, HubRequest::Ack { .. }));
         self.handle(Input::Request { from: Requester::Connection(conn), request });
     }
@@ -380,9 +380,9 @@ impl World {
         }
     }
 
-    fn worker_says(&mut self, line: &Value) {
-        let said = worker::parse(line.to_string().as_bytes()).unwrap();
-        self.handle(Input::Request { from: Requester::Connection(self.worker), request: for_hub(said) });
+    fn send_from_worker(&mut self, line: &Value) {
+        let parsed = worker::parse(line.to_string().as_bytes()).unwrap();
+        self.handle(Input::Request { from: Requester::Connection(self.worker), request: for_hub(parsed) });
     }
 
     fn wait(&mut self, seconds: u64) {
@@ -408,7 +408,7 @@ impl World {
         }
         for link in self.links.values().filter(|link| link.mode != InboxMode::Off && link.begins < u64::MAX) {
             let missing: Vec<u64> =
-                (link.begins..=self.last).filter(|seq| !link.heard.contains(seq)).collect();
+                (link.begins..=self.last).filter(|seq| !link.received.contains(seq)).collect();
             assert!(missing.is_empty(), "{:?} misses {missing:?} of {}", link.id, self.last);
         }
     }
@@ -424,10 +424,10 @@ impl World {
         self.answer();
         let slot = self.open(InboxMode::Auto).unwrap();
         self.drain(slot, 100_000);
-        let heard = &self.links[&slot].heard;
+        let received = &self.links[&slot].received;
         let silent: Vec<u64> = (1..=self.last)
             .filter(|seq| *seq > self.acked)
-            .filter(|seq| !self.taken.contains(seq) && !self.gaps.contains(seq) && !heard.contains(seq))
+            .filter(|seq| !self.taken.contains(seq) && !self.gaps.contains(seq) && !received.contains(seq))
             .collect();
         assert!(silent.is_empty(), "lost in silence: {silent:?} of {}", self.last);
         self.close(slot);

@@ -5,61 +5,61 @@ use serde_json::value::RawValue;
 use wshubd::hub::{Hub, Settings, StateError, Terms};
 use wshubd::protocol::{Payload, RateLimit, TokenId};
 
-use super::bench::Bench;
+use super::harness::Harness;
 
 #[test]
 fn a_new_process_goes_on_with_the_whole_state() {
-    let mut bench = Bench::new();
-    let (worker, alice, bob) = (bench.worker(), bench.client("alice"), bench.client("bob"));
-    bench.subscribe(alice, "room");
-    bench.publish(alice, "later", 1);
-    bench.say(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "room"}));
-    bench.say(bob, json!({"action": "interrupt", "data": {"operation_id": "none"}}));
-    bench.hush(alice);
-    bench.hush(bob);
-    bench.hand_over();
-    bench.publish(bob, "room", 2);
-    assert_eq!(bench.story(alice), ["say 2"]);
-    assert_eq!(bench.subscribe(bob, "later").last().unwrap(), "say 1 replayed");
-    bench.wait(10.0);
-    assert_eq!(bench.story(bob), ["interrupt_result no_owner"]);
-    bench.leave(worker);
-    assert_eq!(bench.story(alice), ["operation op ended owner_lost"]);
+    let mut harness = Harness::new();
+    let (worker, alice, bob) = (harness.worker(), harness.client("alice"), harness.client("bob"));
+    harness.subscribe(alice, "room");
+    harness.publish(alice, "later", 1);
+    harness.send(worker, json!({"action": "operation_start", "operation_id": "op", "channel": "room"}));
+    harness.send(bob, json!({"action": "interrupt", "data": {"operation_id": "none"}}));
+    harness.discard_frames(alice);
+    harness.discard_frames(bob);
+    harness.hand_over();
+    harness.publish(bob, "room", 2);
+    assert_eq!(harness.received(alice), ["say 2"]);
+    assert_eq!(harness.subscribe(bob, "later").last().unwrap(), "say 1 replayed");
+    harness.wait(10.0);
+    assert_eq!(harness.received(bob), ["interrupt_result no_owner"]);
+    harness.disconnect(worker);
+    assert_eq!(harness.received(alice), ["operation op ended owner_lost"]);
 }
 
 #[test]
 fn a_replay_goes_on_at_its_position() {
-    let mut bench = Bench::new();
-    let (worker, bob) = (bench.worker(), bench.client("bob"));
+    let mut harness = Harness::new();
+    let (worker, bob) = (harness.worker(), harness.client("bob"));
     for n in 1..=100 {
-        bench.say(worker, json!({"channel": "logs", "event": "log", "data": n}));
+        harness.send(worker, json!({"channel": "logs", "event": "log", "data": n}));
     }
-    bench.clog(bob);
-    bench.subscribe(bob, "logs");
-    bench.drain(bob, 10);
-    bench.hand_over();
-    bench.hush(bob);
-    bench.unclog(bob);
-    let heard = bench.story(bob);
-    assert_eq!((heard.len(), heard[0].as_str()), (36, "log 65 replayed"));
+    harness.block_socket(bob);
+    harness.subscribe(bob, "logs");
+    harness.drain(bob, 10);
+    harness.hand_over();
+    harness.discard_frames(bob);
+    harness.unblock_socket(bob);
+    let received = harness.received(bob);
+    assert_eq!((received.len(), received[0].as_str()), (36, "log 65 replayed"));
 }
 
 #[test]
 fn token_claims_are_handed_over() {
-    let mut bench = Bench::new();
-    let (admin, watcher) = (bench.admin(), bench.client("watcher"));
-    bench.ask(watcher, json!({"action": "subscribe", "channel": "room", "presence": true}));
-    let alice = bench.client_on("alice", terms());
-    bench.subscribe(alice, "room");
-    bench.hush(watcher);
-    bench.hand_over();
+    let mut harness = Harness::new();
+    let (admin, watcher) = (harness.admin(), harness.client("watcher"));
+    harness.request(watcher, json!({"action": "subscribe", "channel": "room", "presence": true}));
+    let alice = harness.client_with_terms("alice", terms());
+    harness.subscribe(alice, "room");
+    harness.discard_frames(watcher);
+    harness.hand_over();
     for _ in 0..30 {
-        assert_eq!(bench.say(alice, json!({"action": "ping"})), ["pong"]);
+        assert_eq!(harness.send(alice, json!({"action": "ping"})), ["pong"]);
     }
-    let told = bench.ask(watcher, json!({"action": "presence", "channel": "room"})).remove(0);
-    assert_eq!(told["presence"][0]["info"], json!({"name": "Alice"}));
-    let told = bench.ask(admin, json!({"action": "connections"})).remove(0);
-    assert_eq!(told["connections"][2]["jti"], "t1");
+    let reply = harness.request(watcher, json!({"action": "presence", "channel": "room"})).remove(0);
+    assert_eq!(reply["presence"][0]["info"], json!({"name": "Alice"}));
+    let reply = harness.request(admin, json!({"action": "connections"})).remove(0);
+    assert_eq!(reply["connections"][2]["jti"], "t1");
 }
 
 fn terms() -> Terms {

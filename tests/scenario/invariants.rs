@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy};
 use wshubd::hub::{Input, Pattern, SendQueueState, Settings};
 
-use super::bench::{Bench, Seat, brief};
+use super::harness::{ConnectionId, Harness, summary};
 
 /// One thing that happens; numbers choose among those who are there.
 #[derive(Clone, Debug)]
@@ -160,7 +160,7 @@ impl Session {
     fn misses(&mut self, gap: &Value) {
         let number = |field: &str| gap[field].as_u64().unwrap();
         let (from, to, lost) = (number("from_seq"), number("to_seq"), number("lost"));
-        assert!(from <= to && (1..=to - from + 1).contains(&lost), "{}", brief(gap));
+        assert!(from <= to && (1..=to - from + 1).contains(&lost), "{}", summary(gap));
         let of_the_past = self.fresh && to <= self.start;
         self.fresh = false;
         if !of_the_past {
@@ -181,10 +181,10 @@ struct Witness {
 }
 
 struct Model {
-    bench: Bench,
-    seats: BTreeMap<Seat, Witness>,
+    harness: Harness,
+    conns: BTreeMap<ConnectionId, Witness>,
     /// Hears of every operation, and is always in good health.
-    observer: Seat,
+    observer: ConnectionId,
     /// Those that run, and whether they were interrupted.
     running: BTreeMap<String, bool>,
     requests: u64,
@@ -192,22 +192,22 @@ struct Model {
 
 impl Model {
     fn new() -> Self {
-        let mut bench = Bench::with(settings());
-        let observer = bench.client("observer");
-        bench.subscribe(observer, "jobs");
-        Self { bench, seats: BTreeMap::new(), observer, running: BTreeMap::new(), requests: 0 }
+        let mut harness = Harness::with(settings());
+        let observer = harness.client("observer");
+        harness.subscribe(observer, "jobs");
+        Self { harness, conns: BTreeMap::new(), observer, running: BTreeMap::new(), requests: 0 }
     }
 
-    fn pick(&self, number: u8, wanted: impl Fn(&Witness) -> bool) -> Option<Seat> {
-        let all: Vec<Seat> =
-            self.seats.iter().filter(|(_, witness)| wanted(witness)).map(|(seat, _)| *seat).collect();
+    fn pick(&self, number: u8, wanted: impl Fn(&Witness) -> bool) -> Option<ConnectionId> {
+        let all: Vec<ConnectionId> =
+            self.conns.iter().filter(|(_, witness)| wanted(witness)).map(|(conn, _)| *conn).collect();
         (!all.is_empty()).then(|| all[usize::from(number) % all.len()])
     }
 
     /// Sends a request, and leaves the frames for the witness.
-    fn say(&mut self, seat: Seat, request: Value) {
-        for frame in self.bench.ask(seat, request) {
-            self.witness(seat, &frame);
+    fn send(&mut self, conn: ConnectionId, request: Value) {
+        for frame in self.harness.request(conn, request) {
+            self.witness(conn, &frame);
         }
     }
 
@@ -218,81 +218,81 @@ impl Model {
         let channel = |number: u8| CHANNELS[usize::from(number) % CHANNELS.len()];
         match *step {
             Step::Client(user) => {
-                let rights = self.bench.settings.rights.clone();
-                let seat = self.bench.newcomer(&format!("user{}", user % 3), rights);
-                self.seats.insert(seat, Witness::default());
+                let rights = self.harness.settings.rights.clone();
+                let conn = self.harness.new_client(&format!("user{}", user % 3), rights);
+                self.conns.insert(conn, Witness::default());
             }
             Step::Worker => {
-                let seat = self.bench.worker();
-                self.seats.insert(seat, Witness { is_worker: true, ..Witness::default() });
+                let conn = self.harness.worker();
+                self.conns.insert(conn, Witness { is_worker: true, ..Witness::default() });
             }
             Step::Leave(who) => {
-                let Some(seat) = self.pick(who, anybody) else { return };
-                self.bench.leave(seat);
-                self.seats.remove(&seat);
+                let Some(conn) = self.pick(who, anybody) else { return };
+                self.harness.disconnect(conn);
+                self.conns.remove(&conn);
             }
             Step::Subscribe(who, what) => {
-                let Some(seat) = self.pick(who, anybody) else { return };
-                self.say(seat, json!({"action": "subscribe", "channel": channel(what), "id": 0}));
+                let Some(conn) = self.pick(who, anybody) else { return };
+                self.send(conn, json!({"action": "subscribe", "channel": channel(what), "id": 0}));
             }
             Step::SubscribeFromTheStart(who, what) => {
-                let Some(seat) = self.pick(who, client) else { return };
+                let Some(conn) = self.pick(who, client) else { return };
                 let since = json!({"epoch": "", "seq": 0});
-                self.say(seat, json!({"action": "subscribe", "channel": channel(what), "since": since}));
+                self.send(conn, json!({"action": "subscribe", "channel": channel(what), "since": since}));
             }
             Step::Unsubscribe(who, what) => {
-                let Some(seat) = self.pick(who, anybody) else { return };
-                self.say(seat, json!({"action": "unsubscribe", "channel": channel(what), "id": 0}));
+                let Some(conn) = self.pick(who, anybody) else { return };
+                self.send(conn, json!({"action": "unsubscribe", "channel": channel(what), "id": 0}));
             }
             Step::Publish(who, what) => {
-                let Some(seat) = self.pick(who, anybody) else { return };
-                self.say(seat, json!({"action": "send", "channel": channel(what), "event": "e"}));
+                let Some(conn) = self.pick(who, anybody) else { return };
+                self.send(conn, json!({"action": "send", "channel": channel(what), "event": "e"}));
             }
             Step::Fleeting(who, what) => {
-                let Some(seat) = self.pick(who, anybody) else { return };
-                self.say(seat, json!({"action": "send", "channel": channel(what), "event": "e", "ttl": 0}));
+                let Some(conn) = self.pick(who, anybody) else { return };
+                self.send(conn, json!({"action": "send", "channel": channel(what), "event": "e", "ttl": 0}));
             }
             Step::Whisper(who, what) => {
-                let Some(seat) = self.pick(who, client) else { return };
-                self.say(seat, json!({"action": "whisper", "channel": channel(what), "event": "w"}));
+                let Some(conn) = self.pick(who, client) else { return };
+                self.send(conn, json!({"action": "whisper", "channel": channel(what), "event": "w"}));
             }
             Step::Durable(who, what) => {
-                let Some(seat) = self.pick(who, anybody) else { return };
+                let Some(conn) = self.pick(who, anybody) else { return };
                 let target = json!({"action": "send", "channel": channel(what)});
-                self.publish_durable(seat, target);
+                self.publish_durable(conn, target);
             }
             Step::DurableToUser(who, user) => {
-                let Some(seat) = self.pick(who, worker) else { return };
-                self.publish_durable(seat, json!({"user_id": format!("user{}", user % 3)}));
+                let Some(conn) = self.pick(who, worker) else { return };
+                self.publish_durable(conn, json!({"user_id": format!("user{}", user % 3)}));
             }
             Step::ToUser(who, user) => {
-                let Some(seat) = self.pick(who, worker) else { return };
-                self.say(seat, json!({"user_id": format!("user{}", user % 3), "event": "e"}));
+                let Some(conn) = self.pick(who, worker) else { return };
+                self.send(conn, json!({"user_id": format!("user{}", user % 3), "event": "e"}));
             }
             _ => self.run_beside(step),
         }
     }
 
-    fn publish_durable(&mut self, seat: Seat, mut request: Value) {
+    fn publish_durable(&mut self, conn: ConnectionId, mut request: Value) {
         self.requests += 1;
-        self.seats.get_mut(&seat).unwrap().asked.insert(self.requests);
+        self.conns.get_mut(&conn).unwrap().asked.insert(self.requests);
         for (field, value) in [("event", json!("e")), ("durable", json!(true)), ("id", json!(self.requests))]
         {
             request[field] = value;
         }
-        self.say(seat, request);
+        self.send(conn, request);
     }
 
     fn run_disk(&mut self, what: Disk) {
         match what {
-            Disk::Slow => self.bench.disk.slow = true,
-            Disk::Quick => self.bench.disk.slow = false,
-            Disk::Writes => self.bench.disk_writes(),
-            Disk::WritesAll => self.bench.disk_writes_all(),
-            Disk::Refuses => self.bench.disk_refuses(),
-            Disk::Fails => self.bench.disk_fails(),
-            Disk::Works => self.bench.disk_works(),
-            Disk::Unreadable => self.bench.disk.unreadable = true,
+            Disk::Slow => self.harness.disk.slow = true,
+            Disk::Quick => self.harness.disk.slow = false,
+            Disk::Writes => self.harness.disk_writes(),
+            Disk::WritesAll => self.harness.disk_writes_all(),
+            Disk::Refuses => self.harness.disk_refuses(),
+            Disk::Fails => self.harness.disk_fails(),
+            Disk::Works => self.harness.disk_works(),
+            Disk::Unreadable => self.harness.disk.unreadable = true,
         }
     }
 
@@ -302,64 +302,64 @@ impl Model {
         let worker = |witness: &Witness| witness.is_worker;
         match *step {
             Step::Outbound(who, state) => {
-                let Some(seat) = self.pick(who, anybody) else { return };
-                self.bench.outbound(seat, state);
+                let Some(conn) = self.pick(who, anybody) else { return };
+                self.harness.send_queue(conn, state);
             }
             Step::Clog(who) => {
-                let Some(seat) = self.pick(who, anybody) else { return };
-                self.bench.clog(seat);
+                let Some(conn) = self.pick(who, anybody) else { return };
+                self.harness.block_socket(conn);
             }
             Step::Drain(who, count) => {
-                let Some(seat) = self.pick(who, anybody) else { return };
-                self.bench.drain(seat, usize::from(count));
+                let Some(conn) = self.pick(who, anybody) else { return };
+                self.harness.drain(conn, usize::from(count));
             }
             Step::Unclog(who) => {
-                let Some(seat) = self.pick(who, anybody) else { return };
-                self.bench.unclog(seat);
+                let Some(conn) = self.pick(who, anybody) else { return };
+                self.harness.unblock_socket(conn);
             }
             Step::SlowStore(slow) => {
-                self.bench.slow_store = slow;
+                self.harness.slow_store = slow;
                 if !slow {
-                    self.bench.store_answers();
+                    self.harness.store_answers();
                 }
             }
-            Step::StoreAnswers => self.bench.store_answers(),
+            Step::StoreAnswers => self.harness.store_answers(),
             Step::Disk(what) => self.run_disk(what),
             Step::Memory(hundredths) => {
-                let ceiling = self.bench.settings.limits.memory as u64;
+                let ceiling = self.harness.settings.limits.memory as u64;
                 // Kept messages and the rest are less than another hundredth.
                 let links = ceiling / 100 * u64::from(hundredths);
-                self.bench.handle(Input::Memory { links, holders: Vec::new(), is_waited_for: false });
+                self.harness.handle(Input::Memory { links, holders: Vec::new(), is_waited_for: false });
             }
             Step::Configure(what, how) => self.configure(what.into(), how.into()),
             Step::Wait(seconds) => {
-                self.bench.handle(Input::KeepAlive { conn: self.observer, controls: 0 });
-                self.bench.wait(f64::from(seconds));
+                self.harness.handle(Input::KeepAlive { conn: self.observer, controls: 0 });
+                self.harness.wait(f64::from(seconds));
             }
             Step::Start(who, what) => {
-                let Some(seat) = self.pick(who, worker) else { return };
+                let Some(conn) = self.pick(who, worker) else { return };
                 let id = format!("op{}", what % 4);
-                self.say(seat, json!({"action": "operation_start", "operation_id": id, "channel": "jobs"}));
+                self.send(conn, json!({"action": "operation_start", "operation_id": id, "channel": "jobs"}));
             }
             Step::End(who, what) => {
-                let Some(seat) = self.pick(who, worker) else { return };
+                let Some(conn) = self.pick(who, worker) else { return };
                 let id = format!("op{}", what % 4);
-                self.say(seat, json!({"action": "operation_end", "operation_id": id, "state": "completed"}));
+                self.send(conn, json!({"action": "operation_end", "operation_id": id, "state": "completed"}));
             }
             Step::Interrupt(who, what) => {
-                let Some(seat) = self.pick(who, |witness| !witness.is_worker) else { return };
+                let Some(conn) = self.pick(who, |witness| !witness.is_worker) else { return };
                 self.requests += 1;
                 let request = self.requests;
-                self.seats.get_mut(&seat).unwrap().asked.insert(request);
+                self.conns.get_mut(&conn).unwrap().asked.insert(request);
                 let data = json!({"operation_id": format!("op{}", what % 4)});
-                self.say(seat, json!({"action": "interrupt", "data": data, "id": request}));
+                self.send(conn, json!({"action": "interrupt", "data": data, "id": request}));
             }
-            _ => self.bench.hand_over(),
+            _ => self.harness.hand_over(),
         }
     }
 
     fn configure(&mut self, what: usize, how: usize) {
-        self.bench.configure(|settings| {
+        self.harness.configure(|settings| {
             let policies = policies();
             settings.policies[what % CHANNELS.len()].1 = policies[how % policies.len()];
             settings.limits.kept_bytes = [20_000, 2000][what % 2];
@@ -371,45 +371,45 @@ impl Model {
 
     /// Hears everybody out, and compares what is counted with who is there.
     fn check(&mut self) {
-        for seat in self.seats.keys().copied().collect::<Vec<_>>() {
-            for frame in self.bench.frames(seat) {
-                self.witness(seat, &frame);
+        for conn in self.conns.keys().copied().collect::<Vec<_>>() {
+            for frame in self.harness.frames(conn) {
+                self.witness(conn, &frame);
             }
         }
-        for frame in self.bench.frames(self.observer) {
+        for frame in self.harness.frames(self.observer) {
             self.observe(&frame);
         }
-        let stats = self.bench.stats();
-        let workers = self.seats.values().filter(|witness| witness.is_worker).count();
+        let stats = self.harness.stats();
+        let workers = self.conns.values().filter(|witness| witness.is_worker).count();
         assert_eq!(stats["workers"], workers);
-        assert_eq!(stats["total_connections"], self.seats.len() - workers + 1);
-        let subscriptions: usize = self.seats.values().map(|witness| witness.sessions.len()).sum();
+        assert_eq!(stats["total_connections"], self.conns.len() - workers + 1);
+        let subscriptions: usize = self.conns.values().map(|witness| witness.sessions.len()).sum();
         assert_eq!(stats["subscriptions"], subscriptions + 1);
         assert_eq!(stats["operations"], self.running.len());
-        assert_eq!(stats["kept_messages"], self.bench.stored(), "the index and the store agree");
-        let most = self.bench.settings.limits.kept_bytes as u64;
+        assert_eq!(stats["kept_messages"], self.harness.stored(), "the index and the store agree");
+        let most = self.harness.settings.limits.kept_bytes as u64;
         assert!(stats["kept_bytes"].as_u64().unwrap() <= most);
     }
 
-    fn witness(&mut self, seat: Seat, frame: &Value) {
-        let is_written = |id: &Value| self.bench.was_written(id.as_str().unwrap());
-        assert!(frame["stored"] != true || is_written(&frame["message_id"]), "{} is a lie", brief(frame));
-        let Some(witness) = self.seats.get_mut(&seat) else {
-            panic!("{} after the end", brief(frame));
+    fn witness(&mut self, conn: ConnectionId, frame: &Value) {
+        let is_written = |id: &Value| self.harness.was_written(id.as_str().unwrap());
+        assert!(frame["stored"] != true || is_written(&frame["message_id"]), "{} is a lie", summary(frame));
+        let Some(witness) = self.conns.get_mut(&conn) else {
+            panic!("{} after the end", summary(frame));
         };
         let number = |field: &str| frame[field].as_u64();
         let channel = frame["channel"].as_str().unwrap_or_default().to_owned();
         match frame["type"].as_str().unwrap() {
             "closed" => {
-                self.bench.leave(seat);
-                self.seats.remove(&seat);
+                self.harness.disconnect(conn);
+                self.conns.remove(&conn);
             }
             // A worker's `ok` carries the fields of the frame that it stands for.
             "subscription_succeeded" | "ok" if number("seq").is_some() => {
                 // Who subscribes again goes on with what nobody has heard, and
                 // hears a history from now on.
                 let name = wshubd::protocol::Channel::new(&channel).unwrap();
-                let is_history = self.bench.settings.policy_of(&name).keep == Keep::History;
+                let is_history = self.harness.settings.policy_of(&name).keep == Keep::History;
                 let goes_on = frame.get("recovered").is_none() && !is_history;
                 if !goes_on || !witness.sessions.contains_key(&channel) {
                     let start = number("seq").unwrap();
@@ -429,7 +429,7 @@ impl Model {
             "message" => match number("seq") {
                 Some(seq) if channel == "@me" => {
                     // What could not be read comes again, and what follows it.
-                    let again = frame["replayed"] == true && self.bench.disk.was_unread;
+                    let again = frame["replayed"] == true && self.harness.disk.was_unread;
                     assert!(seq > witness.inbox || again, "the inbox has an order");
                     witness.inbox = seq;
                 }
@@ -479,50 +479,50 @@ impl Model {
 
     /// Everybody takes everything; then nothing may be missing.
     fn settle(&mut self) {
-        self.bench.disk_works();
-        self.bench.disk.slow = false;
-        self.bench.disk_writes();
-        self.bench.slow_store = false;
-        self.bench.store_answers();
-        for seat in self.seats.keys().copied().collect::<Vec<_>>() {
-            if self.seats.contains_key(&seat) {
-                self.bench.outbound(seat, SendQueueState::Empty);
-                self.bench.unclog(seat);
+        self.harness.disk_works();
+        self.harness.disk.slow = false;
+        self.harness.disk_writes();
+        self.harness.slow_store = false;
+        self.harness.store_answers();
+        for conn in self.conns.keys().copied().collect::<Vec<_>>() {
+            if self.conns.contains_key(&conn) {
+                self.harness.send_queue(conn, SendQueueState::Empty);
+                self.harness.unblock_socket(conn);
             }
         }
         self.check();
         for channel in CHANNELS {
-            let probe = self.bench.client("probe");
-            let heard = self.bench.ask(probe, json!({"action": "subscribe", "channel": channel}));
-            let last = heard[1]["seq"].as_u64().unwrap();
-            self.bench.leave(probe);
+            let probe = self.harness.client("probe");
+            let received = self.harness.request(probe, json!({"action": "subscribe", "channel": channel}));
+            let last = received[1]["seq"].as_u64().unwrap();
+            self.harness.disconnect(probe);
             // A worker does not receive its own messages, so what it misses proves nothing.
-            let clients = self.seats.values().filter(|witness| !witness.is_worker);
+            let clients = self.conns.values().filter(|witness| !witness.is_worker);
             for session in clients.filter_map(|witness| witness.sessions.get(channel)) {
                 let missing: Vec<u64> =
                     (session.start + 1..=last).filter(|seq| !session.accounted.contains(seq)).collect();
                 assert!(missing.is_empty(), "{channel} lost {missing:?} of {last}");
             }
         }
-        self.bench.handle(Input::KeepAlive { conn: self.observer, controls: 0 });
-        self.bench.wait(11.0);
+        self.harness.handle(Input::KeepAlive { conn: self.observer, controls: 0 });
+        self.harness.wait(11.0);
         self.check();
-        for witness in self.seats.values() {
+        for witness in self.conns.values() {
             assert!(witness.asked.is_empty(), "everything is answered finally");
         }
     }
 
     /// When all have left and time has passed, nothing remains.
     fn end(mut self) {
-        for (seat, _) in std::mem::take(&mut self.seats) {
-            self.bench.leave(seat);
+        for (conn, _) in std::mem::take(&mut self.conns) {
+            self.harness.disconnect(conn);
         }
         self.check();
         assert!(self.running.is_empty(), "every operation has ended: {:?}", self.running);
-        self.bench.leave(self.observer);
-        self.bench.wait(200_000.0);
-        assert_eq!((self.bench.hub.deadline(), self.bench.stored()), (None, 0));
-        let hub = serde_json::to_value(&self.bench.hub).unwrap();
+        self.harness.disconnect(self.observer);
+        self.harness.wait(200_000.0);
+        assert_eq!((self.harness.hub.deadline(), self.harness.stored()), (None, 0));
+        let hub = serde_json::to_value(&self.harness.hub).unwrap();
         assert_eq!(hub["connections"], json!([]));
         for table in ["channels", "pending"] {
             assert_eq!(hub[table], json!({}), "{table}");

@@ -7,34 +7,34 @@ use wshubd::hub::{Credentials, Input, Peer, Rejection, Settings, Terms, TokenFau
 use wshubd::protocol;
 use wshubd::protocol::{InboxMode, RateLimit, Reason};
 
-use super::bench::{Bench, Seat};
+use super::harness::{ConnectionId, Harness};
 
 #[test]
 fn a_burst_passes_and_the_rest_waits_for_the_bucket() {
-    let mut bench = Bench::new();
-    let alice = bench.client("alice");
+    let mut harness = Harness::new();
+    let alice = harness.client("alice");
     for _ in 0..20 {
-        assert_eq!(bench.say(alice, json!({"action": "ping"})), ["pong"]);
+        assert_eq!(harness.send(alice, json!({"action": "ping"})), ["pong"]);
     }
-    bench.say(alice, json!({"action": "ping"}));
-    bench.say(alice, json!({"action": "ping"}));
-    bench.wait(0.1);
-    assert_eq!(bench.say(alice, json!({"action": "ping"})), ["pong"]);
-    assert_eq!(bench.say(alice, json!({"action": "ping"})), ["error rate_limited"]);
-    bench.wait(2.0);
+    harness.send(alice, json!({"action": "ping"}));
+    harness.send(alice, json!({"action": "ping"}));
+    harness.wait(0.1);
+    assert_eq!(harness.send(alice, json!({"action": "ping"})), ["pong"]);
+    assert_eq!(harness.send(alice, json!({"action": "ping"})), ["error rate_limited"]);
+    harness.wait(2.0);
     for _ in 0..20 {
-        assert_eq!(bench.say(alice, json!({"action": "ping"})), ["pong"]);
+        assert_eq!(harness.send(alice, json!({"action": "ping"})), ["pong"]);
     }
 }
 
 #[test]
 fn a_rate_refusal_has_retry_after() {
-    let mut bench = Bench::new();
-    let alice = bench.client("alice");
+    let mut harness = Harness::new();
+    let alice = harness.client("alice");
     for _ in 0..20 {
-        bench.say(alice, json!({"action": "ping"}));
+        harness.send(alice, json!({"action": "ping"}));
     }
-    let frame = bench.ask(alice, json!({"action": "ping", "id": 9})).remove(0);
+    let frame = harness.request(alice, json!({"action": "ping", "id": 9})).remove(0);
     assert_eq!(
         (&frame["retry_after"], &frame["action"], &frame["id"]),
         (&json!(0.1), &json!("ping"), &json!(9))
@@ -43,116 +43,116 @@ fn a_rate_refusal_has_retry_after() {
 
 #[test]
 fn interrupts_and_whispers_have_buckets_of_their_own() {
-    let mut bench = Bench::new();
-    let alice = bench.client("alice");
-    bench.subscribe(alice, "room");
+    let mut harness = Harness::new();
+    let alice = harness.client("alice");
+    harness.subscribe(alice, "room");
     for _ in 0..30 {
-        bench.say(alice, json!({"action": "ping"}));
+        harness.send(alice, json!({"action": "ping"}));
     }
     let request = json!({"action": "interrupt", "data": {"operation_id": "op"}});
-    assert_eq!(bench.say(alice, request), ["interrupt_result pending"]);
+    assert_eq!(harness.send(alice, request), ["interrupt_result pending"]);
     let whisper = json!({"action": "whisper", "channel": "room", "event": "typing"});
     for _ in 0..100 {
-        assert!(bench.say(alice, whisper.clone()).is_empty(), "too many are dropped, not refused");
+        assert!(harness.send(alice, whisper.clone()).is_empty(), "too many are dropped, not refused");
     }
-    assert_eq!(bench.stats()["whispers_dropped"], 60);
+    assert_eq!(harness.stats()["whispers_dropped"], 60);
 }
 
 #[test]
 fn workers_are_not_limited() {
-    let mut bench = Bench::new();
-    let worker = bench.worker();
+    let mut harness = Harness::new();
+    let worker = harness.worker();
     for _ in 0..1000 {
         let line = json!({"channel": "logs", "event": "log", "id": 1});
-        assert_eq!(bench.say(worker, line), ["ok"]);
+        assert_eq!(harness.send(worker, line), ["ok"]);
     }
 }
 
 #[test]
 fn five_hundred_refusals_in_a_minute_close_the_connection() {
-    let mut bench = Bench::new();
-    let alice = bench.client("alice");
+    let mut harness = Harness::new();
+    let alice = harness.client("alice");
     for _ in 0..519 {
-        bench.say(alice, json!({"action": "ping"}));
+        harness.send(alice, json!({"action": "ping"}));
     }
-    assert_eq!(bench.say(alice, json!({"action": "ping"})), ["error rate_limited", "closed 4103"]);
-    assert!(bench.say(alice, json!({"action": "ping"})).is_empty(), "it is nobody now");
+    assert_eq!(harness.send(alice, json!({"action": "ping"})), ["error rate_limited", "closed 4103"]);
+    assert!(harness.send(alice, json!({"action": "ping"})).is_empty(), "it is nobody now");
 }
 
 #[test]
 fn the_fifth_malformed_request_is_answered_and_closes() {
-    let mut bench = Bench::new();
-    let alice = bench.client("alice");
+    let mut harness = Harness::new();
+    let alice = harness.client("alice");
     let mistakes = [json!({"action": "dance"}), json!([]), json!({"action": "send"}), json!({})];
     let codes = ["error unknown_action", "error bad_json", "error bad_request", "error bad_request"];
     for (mistake, code) in mistakes.into_iter().zip(codes) {
-        assert_eq!(bench.say(alice, mistake), [code]);
+        assert_eq!(harness.send(alice, mistake), [code]);
     }
-    assert_eq!(bench.say(alice, json!(1)), ["error bad_json", "closed 4009"]);
+    assert_eq!(harness.send(alice, json!(1)), ["error bad_json", "closed 4009"]);
 }
 
 #[test]
 fn a_reload_changes_the_limit_of_malformed_requests() {
     let mut settings = Settings::default();
     (settings.limits.errors, settings.limits.errors_window) = (3, Duration::from_secs(20));
-    let mut bench = Bench::with(settings);
-    let (alice, bob) = (bench.client("alice"), bench.client("bob"));
+    let mut harness = Harness::with(settings);
+    let (alice, bob) = (harness.client("alice"), harness.client("bob"));
     for _ in 0..2 {
-        bench.say(alice, json!({}));
-        bench.say(bob, json!({}));
+        harness.send(alice, json!({}));
+        harness.send(bob, json!({}));
     }
-    bench.wait(15.0);
-    assert_eq!(bench.say(alice, json!({})), ["error bad_request", "closed 4009"]);
-    bench.wait(10.0);
-    assert_eq!(bench.say(bob, json!({})), ["error bad_request"], "two of them are forgotten");
-    bench.configure(|settings| settings.limits.errors = 1);
-    assert_eq!(bench.say(bob, json!({})), ["error bad_request", "closed 4009"]);
+    harness.wait(15.0);
+    assert_eq!(harness.send(alice, json!({})), ["error bad_request", "closed 4009"]);
+    harness.wait(10.0);
+    assert_eq!(harness.send(bob, json!({})), ["error bad_request"], "two of them are forgotten");
+    harness.configure(|settings| settings.limits.errors = 1);
+    assert_eq!(harness.send(bob, json!({})), ["error bad_request", "closed 4009"]);
 }
 
 #[test]
 fn malformed_requests_expire_and_other_errors_do_not_count() {
-    let mut bench = Bench::new();
-    let (alice, worker) = (bench.client("alice"), bench.worker());
+    let mut harness = Harness::new();
+    let (alice, worker) = (harness.client("alice"), harness.worker());
     for _ in 0..9 {
-        bench.say(alice, json!({"action": "whisper", "channel": "x", "event": "e"}));
-        assert_eq!(bench.say(worker, json!([])), ["error bad_json"], "a worker has no budget");
+        harness.send(alice, json!({"action": "whisper", "channel": "x", "event": "e"}));
+        assert_eq!(harness.send(worker, json!([])), ["error bad_json"], "a worker has no budget");
     }
     for _ in 0..4 {
-        bench.say(alice, json!({}));
+        harness.send(alice, json!({}));
     }
     for _ in 0..12 {
-        bench.wait(50.0);
-        bench.say(alice, json!({"action": "ping"}));
+        harness.wait(50.0);
+        harness.send(alice, json!({"action": "ping"}));
     }
-    assert_eq!(bench.say(alice, json!({})), ["error bad_request"]);
+    assert_eq!(harness.send(alice, json!({})), ["error bad_request"]);
 }
 
 #[test]
 fn a_user_has_a_limit_of_connections() {
     let mut settings = Settings::default();
     settings.limits.connections_per_user = 2;
-    let mut bench = Bench::with(settings);
-    let first = bench.client("alice");
-    bench.client("alice");
-    bench.client("bob");
-    let rights = bench.settings.rights.clone();
-    let third = bench.newcomer("alice", rights);
-    assert_eq!(bench.story(third), ["closed 4008"]);
-    let stats = bench.stats();
+    let mut harness = Harness::with(settings);
+    let first = harness.client("alice");
+    harness.client("alice");
+    harness.client("bob");
+    let rights = harness.settings.rights.clone();
+    let third = harness.new_client("alice", rights);
+    assert_eq!(harness.received(third), ["closed 4008"]);
+    let stats = harness.stats();
     assert_eq!((&stats["total_connections"], &stats["connections_refused"]), (&json!(3), &json!(1)));
-    bench.leave(first);
-    bench.client("alice");
-    assert_eq!(bench.stats()["total_connections"], 3);
+    harness.disconnect(first);
+    harness.client("alice");
+    assert_eq!(harness.stats()["total_connections"], 3);
 }
 
 #[test]
 fn auth_and_ack_are_free_of_the_rate() {
-    let mut bench = Bench::new();
-    let alice = bench.client("alice");
-    while bench.say(alice, json!({"action": "ping"})) == ["pong"] {}
+    let mut harness = Harness::new();
+    let alice = harness.client("alice");
+    while harness.send(alice, json!({"action": "ping"})) == ["pong"] {}
     for _ in 0..100 {
-        assert!(bench.say(alice, json!({"action": "ack", "epoch": "none", "seq": 1})).is_empty());
-        let answer = bench.say(alice, json!({"action": "auth", "token": "alice"}));
+        assert!(harness.send(alice, json!({"action": "ack", "epoch": "none", "seq": 1})).is_empty());
+        let answer = harness.send(alice, json!({"action": "auth", "token": "alice"}));
         assert_eq!(answer.first().unwrap(), "auth_success alice");
     }
 }
@@ -163,17 +163,21 @@ fn each_bucket_has_its_configured_size() {
     settings.limits.burst = 3;
     settings.limits.interrupt_burst = 2;
     settings.limits.whisper_burst = 1;
-    let mut bench = Bench::with(settings);
-    let alice = bench.client("alice");
-    bench.subscribe(alice, "room");
+    let mut harness = Harness::with(settings);
+    let alice = harness.client("alice");
+    harness.subscribe(alice, "room");
     let mut times = |request: serde_json::Value| {
-        let refused = |said: &Vec<String>| said.first().is_some_and(|first| first == "error rate_limited");
-        (0..10).map(|_| bench.say(alice, request.clone())).take_while(|said| !refused(said)).count()
+        let refused =
+            |received: &Vec<String>| received.first().is_some_and(|first| first == "error rate_limited");
+        (0..10)
+            .map(|_| harness.send(alice, request.clone()))
+            .take_while(|received| !refused(received))
+            .count()
     };
     assert_eq!(times(json!({"action": "ping"})), 2, "one went into the subscription");
     assert_eq!(times(json!({"action": "interrupt", "operation_id": "op"})), 2);
     assert_eq!(times(json!({"action": "whisper", "channel": "room", "event": "typing"})), 10);
-    let stats = bench.stats();
+    let stats = harness.stats();
     assert_eq!((&stats["whispers_dropped"], &stats["rate_limited"]), (&json!(9), &json!(2)));
 }
 
@@ -181,19 +185,19 @@ fn each_bucket_has_its_configured_size() {
 fn running_operations_are_limited() {
     let mut settings = Settings::default();
     settings.limits.operations = 1;
-    let mut bench = Bench::with(settings);
-    let worker = bench.worker();
+    let mut harness = Harness::with(settings);
+    let worker = harness.worker();
     let start =
         |id: &str| json!({"action": "operation_start", "operation_id": id, "channel": "jobs", "id": 1});
-    assert_eq!(bench.say(worker, start("a")), ["ok"]);
-    assert_eq!(bench.say(worker, start("b")), ["error rate_limited"]);
-    bench.say(worker, json!({"action": "operation_end", "operation_id": "a", "state": "completed"}));
-    assert_eq!(bench.say(worker, start("b")), ["ok"]);
+    assert_eq!(harness.send(worker, start("a")), ["ok"]);
+    assert_eq!(harness.send(worker, start("b")), ["error rate_limited"]);
+    harness.send(worker, json!({"action": "operation_end", "operation_id": "a", "state": "completed"}));
+    assert_eq!(harness.send(worker, start("b")), ["ok"]);
 }
 
 #[test]
 fn refusals_of_the_edge_are_counted() {
-    let mut bench = Bench::new();
+    let mut harness = Harness::new();
     let whys = [
         Rejection::NoCapacity,
         Rejection::HandshakeTimeout,
@@ -204,25 +208,25 @@ fn refusals_of_the_edge_are_counted() {
     ];
     for (times, why) in whys.into_iter().enumerate() {
         for _ in 0..=times {
-            bench.handle(Input::Rejected(why));
+            harness.handle(Input::Rejected(why));
         }
     }
-    let stats = bench.stats();
+    let stats = harness.stats();
     let names =
         ["connections_refused", "newcomers_dropped", "wrong_secrets", "closed_malformed", "requests_refused"];
     assert_eq!(names.map(|name| stats[name].as_u64().unwrap()), [1, 2, 3, 4, 5]);
     assert_eq!(stats["refused"], json!({"host": 6}));
-    bench.hand_over();
-    assert_eq!(bench.stats()["refused"], json!({"host": 6}), "the next process goes on with it");
+    harness.hand_over();
+    assert_eq!(harness.stats()["refused"], json!({"host": 6}), "the next process goes on with it");
 }
 
 #[test]
 fn authentication_timeouts_are_counted() {
-    let mut bench = Bench::new();
-    let stranger = bench.stranger();
-    bench.wait(11.0);
-    assert_eq!(bench.story(stranger), ["auth_required", "closed 4001"]);
-    let stats = bench.stats();
+    let mut harness = Harness::new();
+    let stranger = harness.anonymous_client();
+    harness.wait(11.0);
+    assert_eq!(harness.received(stranger), ["auth_required", "closed 4001"]);
+    let stats = harness.stats();
     assert_eq!(
         (&stats["closed_unauthenticated"], &stats["refused"]),
         (&json!(1), &json!({"token_missing": 1}))
@@ -233,44 +237,44 @@ fn authentication_timeouts_are_counted() {
         reason: Reason::TokenSignature,
         wait: Duration::ZERO,
     };
-    bench.link(Peer::Client {
+    harness.connect(Peer::Client {
         credentials: Credentials::Refused(fault),
         inbox: InboxMode::Auto,
         network: None,
     });
-    assert_eq!(bench.stats()["closed_unauthenticated"], 1, "that one has said something");
+    assert_eq!(harness.stats()["closed_unauthenticated"], 1, "that one has said something");
 }
 
 #[test]
 fn long_names_and_deep_data_are_refused() {
-    let mut bench = Bench::new();
-    let alice = bench.client("alice");
+    let mut harness = Harness::new();
+    let alice = harness.client("alice");
     let (fits, long) = ("x".repeat(128), "x".repeat(129));
-    assert_eq!(bench.publish(alice, &fits, 1), ["send_success 0 0 kept"]);
-    assert_eq!(bench.publish(alice, &long, 1), ["error too_large"]);
+    assert_eq!(harness.publish(alice, &fits, 1), ["send_success 0 0 kept"]);
+    assert_eq!(harness.publish(alice, &long, 1), ["error too_large"]);
     let send = json!({"action": "send", "channel": "c", "event": long});
-    assert_eq!(bench.say(alice, send), ["error too_large c"]);
+    assert_eq!(harness.send(alice, send), ["error too_large c"]);
     let deep = |depth| (1..depth).fold(json!([]), |inner, _| json!([inner]));
-    assert_eq!(bench.publish(alice, "c", deep(128)), ["send_success 0 0 kept"]);
-    assert_eq!(bench.publish(alice, "c", deep(129)), ["error bad_request c"]);
+    assert_eq!(harness.publish(alice, "c", deep(128)), ["send_success 0 0 kept"]);
+    assert_eq!(harness.publish(alice, "c", deep(129)), ["error bad_request c"]);
 }
 
 #[test]
 fn a_client_that_does_nothing_but_ping_is_closed() {
-    let mut bench = Bench::new();
-    let alice = bench.client("alice");
+    let mut harness = Harness::new();
+    let alice = harness.client("alice");
     for _ in 0..300 {
-        bench.wait(0.2);
-        bench.handle(Input::KeepAlive { conn: alice, controls: 2 });
+        harness.wait(0.2);
+        harness.handle(Input::KeepAlive { conn: alice, controls: 2 });
     }
-    assert!(bench.story(alice).is_empty());
-    bench.wait(10.0);
-    bench.handle(Input::KeepAlive { conn: alice, controls: 100 });
-    assert!(bench.story(alice).is_empty(), "a burst is no crime");
-    let mallory = bench.stranger();
-    bench.hush(mallory);
-    bench.handle(Input::KeepAlive { conn: mallory, controls: 21 });
-    assert_eq!(bench.story(mallory), ["closed 4103"]);
+    assert!(harness.received(alice).is_empty());
+    harness.wait(10.0);
+    harness.handle(Input::KeepAlive { conn: alice, controls: 100 });
+    assert!(harness.received(alice).is_empty(), "a burst is no crime");
+    let mallory = harness.anonymous_client();
+    harness.discard_frames(mallory);
+    harness.handle(Input::KeepAlive { conn: mallory, controls: 21 });
+    assert_eq!(harness.received(mallory), ["closed 4103"]);
 }
 
 /// The time of the processor that this thread has taken.
@@ -315,18 +319,18 @@ fn many_fields_cost_little_whatever_their_names() {
 
 #[test]
 fn unknown_fields_do_not_change_the_cost_of_a_request() {
-    let mut bench = Bench::new();
-    let alice = bench.client("alice");
+    let mut harness = Harness::new();
+    let alice = harness.client("alice");
     let mut request = json!({"action": "ping"});
     for n in 0..10_000 {
         request[format!("field{n}")] = json!(n);
     }
     for _ in 0..20 {
-        assert_eq!(bench.say(alice, request.clone()), ["pong"]);
+        assert_eq!(harness.send(alice, request.clone()), ["pong"]);
     }
-    assert_eq!(bench.say(alice, request.clone()), ["error rate_limited"]);
-    bench.wait(0.1);
-    assert_eq!(bench.say(alice, request), ["pong"]);
+    assert_eq!(harness.send(alice, request.clone()), ["error rate_limited"]);
+    harness.wait(0.1);
+    assert_eq!(harness.send(alice, request), ["pong"]);
 }
 
 /// A token with a request rate for its bearer.
@@ -335,94 +339,98 @@ fn allows(rate: f64, burst: f64) -> Terms {
 }
 
 /// How many of so many pings are answered.
-fn pings(bench: &mut Bench, seat: Seat, count: usize) -> usize {
-    (0..count).filter(|_| bench.say(seat, json!({"action": "ping"})) == ["pong"]).count()
+fn pings(harness: &mut Harness, conn: ConnectionId, count: usize) -> usize {
+    (0..count).filter(|_| harness.send(conn, json!({"action": "ping"})) == ["pong"]).count()
 }
 
 #[test]
 fn a_token_may_allow_a_back_end_two_hundred_lines_at_once() {
-    let mut bench = Bench::new();
-    let (back_end, reader) = (bench.client_on("agent", allows(1000.0, 1000.0)), bench.client("ada"));
-    bench.subscribe(reader, "logs");
-    bench.hush(reader);
+    let mut harness = Harness::new();
+    let (back_end, reader) =
+        (harness.client_with_terms("agent", allows(1000.0, 1000.0)), harness.client("ada"));
+    harness.subscribe(reader, "logs");
+    harness.discard_frames(reader);
     for n in 0..200 {
-        bench.tell(back_end, &json!({"action": "send", "channel": "logs", "event": "log", "data": n}));
+        harness
+            .send_unread(back_end, &json!({"action": "send", "channel": "logs", "event": "log", "data": n}));
     }
-    assert_eq!(bench.story(back_end), vec!["send_success 1 0 false"; 200]);
-    assert_eq!(bench.story(reader).len(), 200);
-    assert_eq!(pings(&mut bench, back_end, 1000), 800, "the rest of the burst");
-    bench.wait(1.0);
-    assert_eq!(pings(&mut bench, back_end, 1200), 1000, "the rate");
+    assert_eq!(harness.received(back_end), vec!["send_success 1 0 false"; 200]);
+    assert_eq!(harness.received(reader).len(), 200);
+    assert_eq!(pings(&mut harness, back_end, 1000), 800, "the rest of the burst");
+    harness.wait(1.0);
+    assert_eq!(pings(&mut harness, back_end, 1200), 1000, "the rate");
 }
 
 #[test]
 fn the_limits_of_a_token_are_sent_at_auth() {
-    let mut bench = Bench::new();
-    let alice = bench.newcomer_on("alice", allows(0.25, 3.9));
-    let told = bench.frames(alice).remove(0)["limits"].clone();
-    assert_eq!((&told["requests_per_second"], &told["burst"]), (&json!(0.25), &json!(3)));
-    assert_eq!((&told["message_bytes"], &told["subscriptions"]), (&json!(512 << 10), &json!(128)));
-    let wide = bench.token_on("alice", allows(250.0, 1e30));
-    let told = bench.ask(alice, json!({"action": "auth", "token": wide})).remove(0)["limits"].clone();
-    assert_eq!((&told["requests_per_second"], &told["burst"]), (&json!(250), &json!(1000)));
-    let usual = bench.ask(alice, json!({"action": "auth", "token": "alice"})).remove(0)["limits"].clone();
+    let mut harness = Harness::new();
+    let alice = harness.new_client_with_terms("alice", allows(0.25, 3.9));
+    let limits = harness.frames(alice).remove(0)["limits"].clone();
+    assert_eq!((&limits["requests_per_second"], &limits["burst"]), (&json!(0.25), &json!(3)));
+    assert_eq!((&limits["message_bytes"], &limits["subscriptions"]), (&json!(512 << 10), &json!(128)));
+    let wide = harness.token_with_terms("alice", allows(250.0, 1e30));
+    let limits = harness.request(alice, json!({"action": "auth", "token": wide})).remove(0)["limits"].clone();
+    assert_eq!((&limits["requests_per_second"], &limits["burst"]), (&json!(250), &json!(1000)));
+    let usual =
+        harness.request(alice, json!({"action": "auth", "token": "alice"})).remove(0)["limits"].clone();
     assert_eq!((&usual["requests_per_second"], &usual["burst"]), (&json!(10), &json!(20)));
 }
 
 #[test]
 fn a_token_may_lower_limits_and_a_newer_one_raise_them() {
-    let mut bench = Bench::new();
-    let alice = bench.client_on("alice", allows(0.5, 0.1));
-    assert_eq!(pings(&mut bench, alice, 5), 1, "one at least");
-    bench.wait(1.9);
-    assert_eq!(pings(&mut bench, alice, 5), 0);
-    bench.wait(0.1);
-    assert_eq!(pings(&mut bench, alice, 5), 1);
-    let wide = bench.token_on("alice", allows(100.0, 100.0));
-    bench.auth(alice, &wide, None);
-    bench.wait(2.0);
-    assert_eq!(pings(&mut bench, alice, 200), 100);
+    let mut harness = Harness::new();
+    let alice = harness.client_with_terms("alice", allows(0.5, 0.1));
+    assert_eq!(pings(&mut harness, alice, 5), 1, "one at least");
+    harness.wait(1.9);
+    assert_eq!(pings(&mut harness, alice, 5), 0);
+    harness.wait(0.1);
+    assert_eq!(pings(&mut harness, alice, 5), 1);
+    let wide = harness.token_with_terms("alice", allows(100.0, 100.0));
+    harness.auth(alice, &wide, None);
+    harness.wait(2.0);
+    assert_eq!(pings(&mut harness, alice, 200), 100);
 }
 
 #[test]
 fn a_token_cannot_exceed_the_configured_maximum() {
     let mut settings = Settings::default();
     settings.limits.token_rate = 50;
-    let mut bench = Bench::with(settings);
-    let alice = bench.client_on("alice", allows(1e9, 1e9));
-    assert_eq!(pings(&mut bench, alice, 200), 50);
-    bench.configure(|settings| settings.limits.token_rate = 80);
-    bench.live(2);
-    assert_eq!(pings(&mut bench, alice, 200), 80, "a reload counts for those who are here");
+    let mut harness = Harness::with(settings);
+    let alice = harness.client_with_terms("alice", allows(1e9, 1e9));
+    assert_eq!(pings(&mut harness, alice, 200), 50);
+    harness.configure(|settings| settings.limits.token_rate = 80);
+    harness.keep_alive(2);
+    assert_eq!(pings(&mut harness, alice, 200), 80, "a reload counts for those who are here");
 }
 
 #[test]
 fn connections_with_equal_token_limits_share_five_times_that() {
-    let mut bench = Bench::new();
-    let seats: Vec<Seat> = (0..8).map(|_| bench.client_on("agent", allows(100.0, 100.0))).collect();
-    let answered: usize = seats.iter().map(|seat| pings(&mut bench, *seat, 100)).sum();
+    let mut harness = Harness::new();
+    let conns: Vec<ConnectionId> =
+        (0..8).map(|_| harness.client_with_terms("agent", allows(100.0, 100.0))).collect();
+    let answered: usize = conns.iter().map(|conn| pings(&mut harness, *conn, 100)).sum();
     assert_eq!(answered, 500);
-    let page = bench.client("agent");
-    assert_eq!(pings(&mut bench, page, 30), 20, "what others may do is not taken from that");
-    let again = bench.client_on("agent", allows(100.0, 100.0));
-    assert_eq!(pings(&mut bench, again, 100), 0, "who comes back has not more");
-    let other = bench.client_on("bob", allows(100.0, 100.0));
-    assert_eq!(pings(&mut bench, other, 100), 100, "nor does anybody pay for others");
+    let page = harness.client("agent");
+    assert_eq!(pings(&mut harness, page, 30), 20, "what others may do is not taken from that");
+    let again = harness.client_with_terms("agent", allows(100.0, 100.0));
+    assert_eq!(pings(&mut harness, again, 100), 0, "who comes back has not more");
+    let other = harness.client_with_terms("bob", allows(100.0, 100.0));
+    assert_eq!(pings(&mut harness, other, 100), 100, "nor does anybody pay for others");
 }
 
 #[test]
 fn token_limits_do_not_apply_to_interrupts_and_whispers() {
-    let mut bench = Bench::new();
-    let alice = bench.client_on("alice", allows(1000.0, 1000.0));
-    bench.subscribe(alice, "room");
+    let mut harness = Harness::new();
+    let alice = harness.client_with_terms("alice", allows(1000.0, 1000.0));
+    harness.subscribe(alice, "room");
     let interrupt = json!({"action": "interrupt", "data": {"operation_id": "op"}});
-    let refused = (0..60).flat_map(|_| bench.say(alice, interrupt.clone()));
-    let refused = refused.filter(|said| said == "error rate_limited").count();
+    let refused = (0..60).flat_map(|_| harness.send(alice, interrupt.clone()));
+    let refused = refused.filter(|frame| frame == "error rate_limited").count();
     assert!(refused >= 40, "{refused}");
     for _ in 0..100 {
-        bench.say(alice, json!({"action": "whisper", "channel": "room", "event": "typing"}));
+        harness.send(alice, json!({"action": "whisper", "channel": "room", "event": "typing"}));
     }
-    assert_eq!(bench.stats()["whispers_dropped"], 60);
+    assert_eq!(harness.stats()["whispers_dropped"], 60);
 }
 
 /// Numbers of no pattern, the same in each run.
@@ -441,33 +449,33 @@ fn no_pattern_of_requests_exceeds_burst_and_rate() {
     for _ in 0..20 {
         let (rate, burst) = (1 + random.below(1000) as u32, 1 + random.below(1000) as u32);
         let own = || allows(f64::from(rate), f64::from(burst));
-        let mut bench = Bench::new();
-        let mut seat = bench.client_on("alice", own());
+        let mut harness = Harness::new();
+        let mut conn = harness.client_with_terms("alice", own());
         let (mut answered, mut millis) = (0, 0);
         for _ in 0..20 {
-            answered += pings(&mut bench, seat, random.below(20) as usize) as u64;
+            answered += pings(&mut harness, conn, random.below(20) as usize) as u64;
             let wait = random.below(1000);
-            bench.wait(wait as f64 / 1000.0);
+            harness.wait(wait as f64 / 1000.0);
             millis += wait;
             match random.below(3) {
                 // A newer token gives nobody a full bucket, nor does another process.
                 0 => {
-                    let token = bench.token_on("alice", own());
-                    bench.auth(seat, &token, None);
+                    let token = harness.token_with_terms("alice", own());
+                    harness.auth(conn, &token, None);
                 }
-                1 => bench.hand_over(),
+                1 => harness.hand_over(),
                 _ => {}
             }
-            bench.hush(seat);
+            harness.discard_frames(conn);
         }
         let most = u64::from(burst) + u64::from(rate) * millis / 1000 + 1;
         assert!(answered <= most, "{answered}, of {rate} a second and {burst} at once");
         // Coming back gives five buckets and no sixth.
         let all: usize = (0..10)
             .map(|_| {
-                bench.leave(seat);
-                seat = bench.client_on("alice", own());
-                pings(&mut bench, seat, 1000)
+                harness.disconnect(conn);
+                conn = harness.client_with_terms("alice", own());
+                pings(&mut harness, conn, 1000)
             })
             .sum();
         assert!(all as u64 + answered <= 5 * (u64::from(burst) + u64::from(rate) * (millis / 1000 + 1)));

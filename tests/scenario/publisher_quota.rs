@@ -5,53 +5,53 @@ use serde_json::json;
 use wshubd::hub::settings::{Policy, WriteThrough};
 use wshubd::hub::{Effect, Input, Settings, StoreEvent};
 
-use super::bench::{Bench, Seat, rights};
+use super::harness::{ConnectionId, Harness, rights};
 use super::inbox::waits;
 
-fn bench(count: usize, bytes: usize) -> Bench {
+fn harness(count: usize, bytes: usize) -> Harness {
     let mut settings =
         Settings { inbox: Policy { count, bytes, ..Settings::default().inbox }, ..Settings::default() };
     (settings.limits.requests_per_second, settings.limits.burst) = (1_000_000, 1_000_000);
-    Bench::with(settings)
+    Harness::with(settings)
 }
 
 /// Somebody who may send to every user.
-fn sender(bench: &mut Bench, user: &str) -> Seat {
-    bench.client_with(user, rights(&["*"], &["*", "@user:*"], &[]))
+fn sender(harness: &mut Harness, user: &str) -> ConnectionId {
+    harness.client_with(user, rights(&["*"], &["*", "@user:*"], &[]))
 }
 
-fn send(bench: &mut Bench, from: Seat, data: &str) {
-    let said = json!({"action": "send", "user_id": "bob", "event": "say", "data": data, "id": 1});
-    assert_eq!(bench.say(from, said), ["send_success 0 0 kept"]);
+fn send(harness: &mut Harness, from: ConnectionId, data: &str) {
+    let request = json!({"action": "send", "user_id": "bob", "event": "say", "data": data, "id": 1});
+    assert_eq!(harness.send(from, request), ["send_success 0 0 kept"]);
 }
 
 #[test]
 fn a_flood_evicts_messages_of_its_sender_only() {
-    let mut bench = bench(6, 1 << 20);
-    let (alice, mallory) = (sender(&mut bench, "alice"), sender(&mut bench, "mallory"));
-    send(&mut bench, alice, "1");
-    send(&mut bench, alice, "2");
+    let mut harness = harness(6, 1 << 20);
+    let (alice, mallory) = (sender(&mut harness, "alice"), sender(&mut harness, "mallory"));
+    send(&mut harness, alice, "1");
+    send(&mut harness, alice, "2");
     for n in 0..100 {
-        send(&mut bench, mallory, &format!("flood {n}"));
+        send(&mut harness, mallory, &format!("flood {n}"));
     }
-    let heard = waits(&mut bench);
+    let received = waits(&mut harness);
     let rest = (96..100).map(|n| format!("say flood {n} replayed"));
     let alices = ["say 1 replayed", "say 2 replayed", "gap 3 98 96 evicted"].map(String::from);
-    assert_eq!(heard, alices.into_iter().chain(rest).collect::<Vec<_>>());
-    assert_eq!(bench.stats()["messages_evicted"], 96);
+    assert_eq!(received, alices.into_iter().chain(rest).collect::<Vec<_>>());
+    assert_eq!(harness.stats()["messages_evicted"], 96);
 }
 
 #[test]
 fn large_messages_do_not_evict_small_ones_of_others() {
-    let mut bench = bench(1000, 10_000);
-    let (alice, mallory) = (sender(&mut bench, "alice"), sender(&mut bench, "mallory"));
+    let mut harness = harness(1000, 10_000);
+    let (alice, mallory) = (sender(&mut harness, "alice"), sender(&mut harness, "mallory"));
     for n in 0..10 {
-        send(&mut bench, alice, &n.to_string());
+        send(&mut harness, alice, &n.to_string());
     }
     for _ in 0..50 {
-        send(&mut bench, mallory, &"m".repeat(2000));
+        send(&mut harness, mallory, &"m".repeat(2000));
     }
-    let small = waits(&mut bench).iter().filter(|heard| heard.len() < 20).count();
+    let small = waits(&mut harness).iter().filter(|received| received.len() < 20).count();
     assert_eq!(small, 10, "all of alice's");
 }
 
@@ -59,7 +59,7 @@ fn large_messages_do_not_evict_small_ones_of_others() {
 fn a_sender_within_an_even_share_loses_nothing() {
     const SENDERS: usize = 5;
     for seed in 0..40_u64 {
-        let mut bench = bench(25, 1 << 20);
+        let mut harness = harness(25, 1 << 20);
         let names: Vec<String> = (0..SENDERS).map(|n| format!("user{n}")).collect();
         let mut sent = [0; SENDERS];
         let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -69,17 +69,17 @@ fn a_sender_within_an_even_share_loses_nothing() {
             let who = ((random >> 33) as usize % 100).isqrt() / 2;
             let who = (who + seed as usize) % SENDERS;
             // Over whatever connection, and whichever process.
-            let seat = sender(&mut bench, &names[who]);
-            send(&mut bench, seat, &names[who]);
-            bench.leave(seat);
+            let conn = sender(&mut harness, &names[who]);
+            send(&mut harness, conn, &names[who]);
+            harness.disconnect(conn);
             sent[who] += 1;
             if turn == 60 {
-                bench.hand_over();
+                harness.hand_over();
             }
         }
-        let heard = waits(&mut bench);
+        let received = waits(&mut harness);
         for (name, sent) in names.iter().zip(sent) {
-            let left = heard.iter().filter(|heard| heard.contains(name.as_str())).count();
+            let left = received.iter().filter(|received| received.contains(name.as_str())).count();
             assert!(left >= sent.min(25 / SENDERS), "seed {seed}: {left} of {sent} of {name}");
         }
     }
@@ -90,20 +90,20 @@ fn making_room_for_a_newcomer_evicts_the_largest_senders() {
     let mut settings = Settings::default();
     settings.limits.kept_bytes = 10_000;
     (settings.limits.requests_per_second, settings.limits.burst) = (1000, 1000);
-    let mut bench = Bench::with(settings);
-    let (alice, mallory) = (sender(&mut bench, "alice"), sender(&mut bench, "mallory"));
-    send(&mut bench, alice, "1");
+    let mut harness = Harness::with(settings);
+    let (alice, mallory) = (sender(&mut harness, "alice"), sender(&mut harness, "mallory"));
+    send(&mut harness, alice, "1");
     for _ in 0..40 {
-        send(&mut bench, mallory, "flood");
+        send(&mut harness, mallory, "flood");
     }
     for n in 0..20 {
-        bench.publish(mallory, &format!("elsewhere:{n}"), 1);
+        harness.publish(mallory, &format!("elsewhere:{n}"), 1);
     }
-    assert_eq!(waits(&mut bench)[0], "say 1 replayed");
+    assert_eq!(waits(&mut harness)[0], "say 1 replayed");
 }
 
 /// One that may keep a megabyte; without a disk it is the memory that is short of more.
-fn small_store(has_disk: bool) -> Bench {
+fn small_store(has_disk: bool) -> Harness {
     let mut settings = Settings { has_disk, ..Settings::default() };
     if has_disk {
         settings.limits.kept_bytes = 1_000_000;
@@ -112,7 +112,7 @@ fn small_store(has_disk: bool) -> Bench {
     }
     (settings.limits.requests_per_second, settings.limits.burst) = (1_000_000, 1_000_000);
     (settings.limits.user_requests_per_second, settings.limits.user_burst) = (1_000_000, 1_000_000);
-    Bench::with(settings)
+    Harness::with(settings)
 }
 
 #[test]
@@ -122,141 +122,143 @@ fn a_flood_of_small_logs_evicts_nothing_of_others() {
     }
 }
 
-fn flood(bench: &mut Bench) {
-    let worker = bench.worker();
+fn flood(harness: &mut Harness) {
+    let worker = harness.worker();
     for _ in 0..20 {
-        bench.say(worker, json!({"user_id": "bob", "event": "note", "data": "v".repeat(500)}));
+        harness.send(worker, json!({"user_id": "bob", "event": "note", "data": "v".repeat(500)}));
     }
-    let (alice, mallory) = (bench.client("alice"), bench.client("mallory"));
+    let (alice, mallory) = (harness.client("alice"), harness.client("mallory"));
     for n in 0..20 {
-        bench.publish(alice, "hers", n);
+        harness.publish(alice, "hers", n);
     }
     for n in 0..600 {
-        bench.publish(mallory, &format!("flood:{n}"), "w".repeat(4000));
+        harness.publish(mallory, &format!("flood:{n}"), "w".repeat(4000));
         if n == 400 {
-            bench.hand_over();
+            harness.hand_over();
         }
-        assert!(bench.stats()["kept_bytes"].as_u64().unwrap() <= 1_000_000);
+        assert!(harness.stats()["kept_bytes"].as_u64().unwrap() <= 1_000_000);
     }
-    assert_eq!(waits(bench).len(), 20);
-    let carol = bench.client("carol");
-    let heard = bench.subscribe(carol, "hers");
-    assert_eq!(heard.iter().filter(|heard| heard.starts_with("say")).count(), 20, "{heard:?}");
-    assert!(bench.stats()["messages_evicted"].as_u64().unwrap() > 300);
+    assert_eq!(waits(harness).len(), 20);
+    let carol = harness.client("carol");
+    let received = harness.subscribe(carol, "hers");
+    assert_eq!(received.iter().filter(|received| received.starts_with("say")).count(), 20, "{received:?}");
+    assert!(harness.stats()["messages_evicted"].as_u64().unwrap() > 300);
     // The newest of the flood are there, its oldest went.
-    assert!(bench.subscribe(carol, "flood:599").iter().any(|heard| heard.starts_with("say")));
-    assert!(!bench.subscribe(carol, "flood:0").iter().any(|heard| heard.starts_with("say")));
+    assert!(harness.subscribe(carol, "flood:599").iter().any(|received| received.starts_with("say")));
+    assert!(!harness.subscribe(carol, "flood:0").iter().any(|received| received.starts_with("say")));
 }
 
 #[test]
 fn durable_messages_of_one_user_leave_room_for_others() {
-    let mut bench = small_store(true);
-    let (alice, mallory) = (bench.client("alice"), bench.client("mallory"));
-    let said = |channel: String| json!({"action": "send", "channel": channel, "event": "e", "data": "d".repeat(10_000), "durable": true, "id": 1});
+    let mut harness = small_store(true);
+    let (alice, mallory) = (harness.client("alice"), harness.client("mallory"));
+    let request = |channel: String| json!({"action": "send", "channel": channel, "event": "e", "data": "d".repeat(10_000), "durable": true, "id": 1});
     let mut refused = 0;
     for n in 0..300 {
-        let answer = bench.say(mallory, said(format!("flood:{n}")));
+        let answer = harness.send(mallory, request(format!("flood:{n}")));
         refused += usize::from(answer == ["error store_unavailable"]);
     }
     assert!((220..230).contains(&refused), "{refused} are refused: three quarters are taken");
     for n in 0..10 {
-        assert_eq!(bench.say(alice, said(format!("hers:{n}"))), ["send_success 0 0 kept stored"]);
+        assert_eq!(harness.send(alice, request(format!("hers:{n}"))), ["send_success 0 0 kept stored"]);
     }
-    bench.publish(mallory, "loose", 1);
-    assert_eq!(disk_of_last(&bench).len(), 1, "what may be pushed out is kept");
-    bench.hand_over();
-    assert_eq!(bench.say(mallory, said("again".into())), ["error store_unavailable"]);
+    harness.publish(mallory, "loose", 1);
+    assert_eq!(disk_of_last(&harness).len(), 1, "what may be pushed out is kept");
+    harness.hand_over();
+    assert_eq!(harness.send(mallory, request("again".into())), ["error store_unavailable"]);
 }
 
 /// One in which an eighth of the flash budget of a day is a mebibyte.
-fn with_budget() -> Bench {
+fn with_budget() -> Harness {
     let mut settings = Settings { has_disk: true, flash_budget: Some(8 << 20), ..Settings::default() };
     (settings.limits.requests_per_second, settings.limits.burst) = (1000, 1000);
-    Bench::with(settings)
+    Harness::with(settings)
 }
 
-fn durable(bench: &mut Bench, from: Seat, bytes: usize) -> Vec<String> {
+fn durable(harness: &mut Harness, from: ConnectionId, bytes: usize) -> Vec<String> {
     let data = "d".repeat(bytes);
-    bench.say(
+    harness.send(
         from,
         json!({"action": "send", "channel": "jobs", "event": "e", "data": data, "durable": true, "id": 1}),
     )
 }
 
-fn disk_of_last(bench: &Bench) -> Vec<WriteThrough> {
+fn disk_of_last(harness: &Harness) -> Vec<WriteThrough> {
     let disk = |effect: &Effect| match effect {
         Effect::Append { meta: keeping, .. } => Some(keeping.disk),
         _ => None,
     };
-    bench.last.list.iter().filter_map(disk).collect()
+    harness.last.list.iter().filter_map(disk).collect()
 }
 
 #[test]
 fn a_scarce_budget_excludes_a_user_with_an_eighth_of_it() {
-    let mut bench = with_budget();
-    let (alice, mallory) = (bench.client("alice"), bench.client("mallory"));
+    let mut harness = with_budget();
+    let (alice, mallory) = (harness.client("alice"), harness.client("mallory"));
     for _ in 0..10 {
         assert_eq!(
-            durable(&mut bench, mallory, 100_000),
+            durable(&mut harness, mallory, 100_000),
             ["send_success 0 0 kept stored"],
             "there is plenty"
         );
     }
-    bench.handle(Input::Store(StoreEvent::WriteBudget { is_scarce: true }));
-    assert_eq!(durable(&mut bench, mallory, 1), ["error rate_limited"]);
-    let again = bench.client("mallory");
-    assert_eq!(durable(&mut bench, again, 1), ["error rate_limited"], "over whatever connection");
-    bench.publish(mallory, "jobs", 1);
-    assert_eq!(disk_of_last(&bench), [WriteThrough::Stop], "what was not promised waits for the end");
+    harness.handle(Input::Store(StoreEvent::WriteBudget { is_scarce: true }));
+    assert_eq!(durable(&mut harness, mallory, 1), ["error rate_limited"]);
+    let again = harness.client("mallory");
+    assert_eq!(durable(&mut harness, again, 1), ["error rate_limited"], "over whatever connection");
+    harness.publish(mallory, "jobs", 1);
+    assert_eq!(disk_of_last(&harness), [WriteThrough::Stop], "what was not promised waits for the end");
 
-    assert_eq!(durable(&mut bench, alice, 1), ["send_success 0 0 kept stored"], "nobody pays for others");
-    bench.publish(alice, "jobs", 1);
-    assert_eq!(disk_of_last(&bench), [WriteThrough::Behind]);
-    let worker = bench.worker();
+    assert_eq!(durable(&mut harness, alice, 1), ["send_success 0 0 kept stored"], "nobody pays for others");
+    harness.publish(alice, "jobs", 1);
+    assert_eq!(disk_of_last(&harness), [WriteThrough::Behind]);
+    let worker = harness.worker();
     for _ in 0..4 {
-        let said =
+        let request =
             json!({"channel": "jobs", "event": "e", "data": "w".repeat(400_000), "durable": true, "id": 1});
-        assert_eq!(bench.ask(worker, said).remove(0)["stored"], true, "workers are trusted");
+        assert_eq!(harness.request(worker, request).remove(0)["stored"], true, "workers are trusted");
     }
 
-    bench.hand_over();
-    bench.handle(Input::Store(StoreEvent::WriteBudget { is_scarce: true }));
-    assert_eq!(durable(&mut bench, mallory, 1), ["error rate_limited"], "a hand-over changes nothing");
-    bench.handle(Input::Store(StoreEvent::WriteBudget { is_scarce: false }));
-    assert_eq!(durable(&mut bench, mallory, 1), ["send_success 0 0 kept stored"]);
+    harness.hand_over();
+    harness.handle(Input::Store(StoreEvent::WriteBudget { is_scarce: true }));
+    assert_eq!(durable(&mut harness, mallory, 1), ["error rate_limited"], "a hand-over changes nothing");
+    harness.handle(Input::Store(StoreEvent::WriteBudget { is_scarce: false }));
+    assert_eq!(durable(&mut harness, mallory, 1), ["send_success 0 0 kept stored"]);
 }
 
 #[test]
 fn messages_delivered_before_the_write_are_charged_too() {
-    let mut bench = with_budget();
-    bench.disk.slow = true;
-    let mallory = sender(&mut bench, "mallory");
-    bench.client("bob");
+    let mut harness = with_budget();
+    harness.disk.slow = true;
+    let mallory = sender(&mut harness, "mallory");
+    harness.client("bob");
     for _ in 0..10 {
-        let said = json!({"action": "send", "user_id": "bob", "event": "e", "data": "d".repeat(100_000), "durable": true, "id": 1});
-        bench.tell(mallory, &said);
-        assert_eq!(bench.stored(), 0, "bob has it before it is written");
-        bench.disk_writes();
+        let request = json!({"action": "send", "user_id": "bob", "event": "e", "data": "d".repeat(100_000), "durable": true, "id": 1});
+        harness.send_unread(mallory, &request);
+        assert_eq!(harness.stored(), 0, "bob has it before it is written");
+        harness.disk_writes();
     }
-    assert_eq!(bench.story(mallory), ["send_success 1 0 kept stored"; 10]);
-    bench.handle(Input::Store(StoreEvent::WriteBudget { is_scarce: true }));
-    assert_eq!(durable(&mut bench, mallory, 1), ["error rate_limited"]);
+    assert_eq!(harness.received(mallory), ["send_success 1 0 kept stored"; 10]);
+    harness.handle(Input::Store(StoreEvent::WriteBudget { is_scarce: true }));
+    assert_eq!(durable(&mut harness, mallory, 1), ["error rate_limited"]);
 }
 
 #[test]
 fn a_day_restores_the_budget_of_a_day() {
-    let mut bench = with_budget();
-    let mallory = bench.client("mallory");
+    let mut harness = with_budget();
+    let mallory = harness.client("mallory");
     for _ in 0..10 {
-        durable(&mut bench, mallory, 100_000);
+        durable(&mut harness, mallory, 100_000);
     }
-    bench.handle(Input::Store(StoreEvent::WriteBudget { is_scarce: true }));
-    let refused = bench
-        .ask(mallory, json!({"action": "send", "channel": "jobs", "event": "e", "durable": true, "id": 1}));
+    harness.handle(Input::Store(StoreEvent::WriteBudget { is_scarce: true }));
+    let refused = harness.request(
+        mallory,
+        json!({"action": "send", "channel": "jobs", "event": "e", "durable": true, "id": 1}),
+    );
     let wait = refused[0]["retry_after"].as_f64().unwrap();
     assert!(refused[0]["message"].as_str().unwrap().contains("flash_budget"), "{refused:?}");
-    bench.leave(mallory);
-    bench.wait(wait + 1.0);
-    let mallory = bench.client("mallory");
-    assert_eq!(durable(&mut bench, mallory, 1), ["send_success 0 0 kept stored"], "after {wait} s");
+    harness.disconnect(mallory);
+    harness.wait(wait + 1.0);
+    let mallory = harness.client("mallory");
+    assert_eq!(durable(&mut harness, mallory, 1), ["send_success 0 0 kept stored"], "after {wait} s");
 }

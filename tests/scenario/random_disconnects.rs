@@ -12,7 +12,7 @@ use wshubd::hub::settings::{Keep, Policy};
 use wshubd::protocol::InboxMode;
 use wshubd::protocol::InboxMode::{Ack, Auto, Off};
 
-use super::bench::{Bench, Seat};
+use super::harness::{ConnectionId, Harness};
 
 const CUTS: usize = 10_000;
 
@@ -40,71 +40,71 @@ impl Chance {
 
 /// A hub, a publisher of numbers, and a client that is disconnected.
 struct Cuts {
-    bench: Bench,
+    harness: Harness,
     chance: Chance,
-    worker: Seat,
+    worker: ConnectionId,
     target: Value,
-    said: u64,
+    published: u64,
 }
 
 impl Cuts {
     fn new(target: Value) -> Self {
         // More than the client is ever behind.
         let history = Policy { keep: Keep::History, count: 200, ..Policy::default() };
-        let mut bench = Bench::with(Settings { policy: history, ..Settings::default() });
-        let worker = bench.worker();
-        Self { bench, chance: Chance::new(), worker, target, said: 0 }
+        let mut harness = Harness::with(Settings { policy: history, ..Settings::default() });
+        let worker = harness.worker();
+        Self { harness, chance: Chance::new(), worker, target, published: 0 }
     }
 
-    fn say(&mut self) {
-        self.said += 1;
+    fn publish(&mut self) {
+        self.published += 1;
         let mut line = self.target.clone();
         line["event"] = json!("say");
-        line["data"] = json!(self.said);
-        line["message_id"] = json!(format!("m{}", self.said));
-        self.bench.tell(self.worker, &line);
+        line["data"] = json!(self.published);
+        line["message_id"] = json!(format!("m{}", self.published));
+        self.harness.send_unread(self.worker, &line);
     }
 
-    fn come(&mut self, mode: InboxMode) -> Seat {
-        self.bench.slow_store = self.chance.below(3) == 0;
-        let seat = self.bench.client_in("bob", mode);
-        self.bench.slow(seat);
-        seat
+    fn come(&mut self, mode: InboxMode) -> ConnectionId {
+        self.harness.slow_store = self.chance.below(3) == 0;
+        let conn = self.harness.client_in("bob", mode);
+        self.harness.slow(conn);
+        conn
     }
 
     /// Something happens while the client is there.
-    fn happen(&mut self, seat: Seat) {
+    fn happen(&mut self, conn: ConnectionId) {
         match self.chance.below(8) {
-            0..2 => self.say(),
+            0..2 => self.publish(),
             2..6 => {
                 let count = 1 + self.chance.below(12);
-                self.bench.carry(seat, count);
+                self.harness.carry(conn, count);
             }
-            6 => self.bench.store_answers(),
-            _ => self.bench.wait(0.1),
+            6 => self.harness.store_answers(),
+            _ => self.harness.wait(0.1),
         }
-        self.bench.report_links();
+        self.harness.report_send_queues();
     }
 
     /// The last of it is cut off too; what is published meanwhile it receives later.
-    fn cut(&mut self, seat: Seat) {
+    fn cut(&mut self, conn: ConnectionId) {
         let lost = self.chance.below(8);
-        self.bench.cut(seat, lost);
+        self.harness.cut(conn, lost);
         for _ in 0..self.chance.below(2) {
-            self.say();
+            self.publish();
         }
     }
 
     /// At last a link that holds.
-    fn rest(&mut self, seat: Seat) -> Vec<Value> {
-        self.bench.slow_store = false;
-        self.bench.store_answers();
-        self.bench.fast(seat);
-        self.bench.frames(seat)
+    fn rest(&mut self, conn: ConnectionId) -> Vec<Value> {
+        self.harness.slow_store = false;
+        self.harness.store_answers();
+        self.harness.fast(conn);
+        self.harness.frames(conn)
     }
 
     fn seed(&self) -> String {
-        format!("with CUTS_SEED={}, after {} messages", self.chance.seed, self.said)
+        format!("with CUTS_SEED={}, after {} messages", self.chance.seed, self.published)
     }
 }
 
@@ -115,11 +115,11 @@ fn messages(frames: &[Value]) -> impl Iterator<Item = &Value> {
 /// A client of a history that reconnects with its last position.
 struct Reader {
     since: Value,
-    heard: u64,
+    received: u64,
 }
 
 impl Reader {
-    fn hear(&mut self, frames: &[Value], seed: &str) {
+    fn receive(&mut self, frames: &[Value], seed: &str) {
         for frame in frames {
             match frame["type"].as_str().unwrap() {
                 "subscription_succeeded" => {
@@ -127,8 +127,8 @@ impl Reader {
                     self.since["epoch"] = frame["epoch"].clone();
                 }
                 "message" => {
-                    self.heard += 1;
-                    assert_eq!(frame["data"], self.heard, "nothing missing, nothing doubled, {seed}");
+                    self.received += 1;
+                    assert_eq!(frame["data"], self.received, "nothing missing, nothing doubled, {seed}");
                     self.since["seq"] = frame["seq"].clone();
                 }
                 "gap" => panic!("{frame} {seed}"),
@@ -141,89 +141,89 @@ impl Reader {
 #[test]
 fn a_history_loses_and_doubles_nothing() {
     let mut cuts = Cuts::new(json!({"channel": "orders"}));
-    let mut reader = Reader { since: json!({"epoch": "", "seq": 0}), heard: 0 };
+    let mut reader = Reader { since: json!({"epoch": "", "seq": 0}), received: 0 };
     for cut in 0..=CUTS {
-        let seat = cuts.come(Off);
+        let conn = cuts.come(Off);
         let request = json!({"action": "subscribe", "channel": "orders", "since": reader.since});
-        cuts.bench.tell(seat, &request);
-        cuts.bench.report_links();
+        cuts.harness.send_unread(conn, &request);
+        cuts.harness.report_send_queues();
         let frames = if cut == CUTS {
-            cuts.rest(seat)
+            cuts.rest(conn)
         } else {
             for _ in 0..cuts.chance.below(6) {
-                cuts.happen(seat);
+                cuts.happen(conn);
             }
-            cuts.bench.frames(seat)
+            cuts.harness.frames(conn)
         };
-        reader.hear(&frames, &cuts.seed());
+        reader.receive(&frames, &cuts.seed());
         if cut < CUTS {
-            cuts.cut(seat);
+            cuts.cut(conn);
         }
     }
-    assert_eq!(reader.heard, cuts.said, "{}", cuts.seed());
+    assert_eq!(reader.received, cuts.published, "{}", cuts.seed());
 }
 
 #[test]
 fn ack_mode_loses_nothing_and_repeats_nothing_acknowledged() {
     let mut cuts = Cuts::new(json!({"user_id": "bob"}));
-    let (mut heard, mut last, mut acknowledged) = (BTreeMap::new(), 0, 0);
+    let (mut received, mut last, mut acknowledged) = (BTreeMap::new(), 0, 0);
     for cut in 0..=CUTS {
-        let seat = cuts.come(Ack);
+        let conn = cuts.come(Ack);
         let frames = if cut == CUTS {
-            cuts.rest(seat)
+            cuts.rest(conn)
         } else {
             for _ in 0..cuts.chance.below(6) {
-                cuts.happen(seat);
+                cuts.happen(conn);
             }
-            cuts.bench.frames(seat)
+            cuts.harness.frames(conn)
         };
         let mut before = acknowledged;
         for message in messages(&frames) {
             let seq = message["seq"].as_u64().unwrap();
             assert_eq!(seq, before + 1, "in order, from the first that is not acknowledged, {}", cuts.seed());
             let id = message["message_id"].clone();
-            let first = heard.entry(seq).or_insert_with(|| id.clone());
+            let first = received.entry(seq).or_insert_with(|| id.clone());
             assert_eq!(*first, id, "what comes again is the same, {}", cuts.seed());
             (before, last) = (seq, seq.max(last));
         }
         if before > acknowledged && cuts.chance.below(2) == 0 {
             acknowledged += 1 + cuts.chance.below((before - acknowledged) as usize) as u64;
-            cuts.bench.ack(seat, acknowledged);
+            cuts.harness.ack(conn, acknowledged);
         }
         if cut < CUTS {
-            cuts.cut(seat);
+            cuts.cut(conn);
         }
     }
-    assert_eq!((last, heard.len() as u64), (cuts.said, cuts.said), "{}", cuts.seed());
+    assert_eq!((last, received.len() as u64), (cuts.published, cuts.published), "{}", cuts.seed());
 }
 
 #[test]
 fn auto_mode_doubles_nothing_and_loses_only_frames_taken() {
     let mut cuts = Cuts::new(json!({"user_id": "bob"}));
-    let (mut heard, mut lost) = (BTreeSet::new(), BTreeSet::new());
+    let (mut received, mut lost) = (BTreeSet::new(), BTreeSet::new());
     for cut in 0..=CUTS {
-        let seat = cuts.come(Auto);
+        let conn = cuts.come(Auto);
         let frames = if cut == CUTS {
-            cuts.rest(seat)
+            cuts.rest(conn)
         } else {
             for _ in 0..cuts.chance.below(6) {
-                cuts.happen(seat);
+                cuts.happen(conn);
             }
-            cuts.bench.frames(seat)
+            cuts.harness.frames(conn)
         };
         for message in messages(&frames) {
             let number = message["data"].as_u64().unwrap();
-            assert!(heard.last().is_none_or(|last| *last < number), "once and in order, {}", cuts.seed());
-            heard.insert(number);
+            assert!(received.last().is_none_or(|last| *last < number), "once and in order, {}", cuts.seed());
+            received.insert(number);
         }
         if cut < CUTS {
             let count = cuts.chance.below(8);
-            let behind = cuts.bench.waiting(seat).into_iter().take(count);
+            let behind = cuts.harness.waiting(conn).into_iter().take(count);
             lost.extend(behind.filter_map(|frame| frame["data"].as_u64()));
-            cuts.bench.cut(seat, count);
-            cuts.say();
+            cuts.harness.cut(conn, count);
+            cuts.publish();
         }
     }
-    let wanted: BTreeSet<u64> = (1..=cuts.said).filter(|number| !lost.contains(number)).collect();
-    assert_eq!(heard, wanted, "{}", cuts.seed());
+    let wanted: BTreeSet<u64> = (1..=cuts.published).filter(|number| !lost.contains(number)).collect();
+    assert_eq!(received, wanted, "{}", cuts.seed());
 }

@@ -9,7 +9,7 @@ use wshubd::hub::settings::{Keep, Policy};
 use wshubd::hub::{SendQueueState, Settings};
 use wshubd::protocol::InboxMode;
 
-use super::bench::{Bench, Seat};
+use super::harness::{ConnectionId, Harness};
 
 /// What can happen to a reader between its first fetch and being live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,11 +34,11 @@ enum Topic {
 }
 
 struct Splice {
-    bench: Bench,
+    harness: Harness,
     topic: Topic,
-    worker: Seat,
-    reader: Seat,
-    said: u64,
+    worker: ConnectionId,
+    reader: ConnectionId,
+    published: u64,
 }
 
 impl Splice {
@@ -46,62 +46,62 @@ impl Splice {
     fn new(topic: Topic) -> Self {
         let keep = if topic == Topic::History { Keep::History } else { Keep::Undelivered };
         let policy = Policy { keep, ..Policy::default() };
-        let mut bench = Bench::with(Settings { policy, ..Settings::default() });
-        let worker = bench.worker();
-        let mut splice = Self { bench, topic, worker, reader: worker, said: 0 };
+        let mut harness = Harness::with(Settings { policy, ..Settings::default() });
+        let worker = harness.worker();
+        let mut splice = Self { harness, topic, worker, reader: worker, published: 0 };
         splice.publish();
         splice.publish();
-        splice.bench.slow_store = true;
+        splice.harness.slow_store = true;
         splice.reader = splice.come();
         splice
     }
 
-    fn come(&mut self) -> Seat {
+    fn come(&mut self) -> ConnectionId {
         let mode = if self.topic == Topic::Ack { InboxMode::Ack } else { InboxMode::Auto };
         if matches!(self.topic, Topic::Auto | Topic::Ack) {
-            let reader = self.bench.client_in("bob", mode);
-            self.bench.clog(reader);
+            let reader = self.harness.client_in("bob", mode);
+            self.harness.block_socket(reader);
             return reader;
         }
-        let reader = self.bench.client_in("carol", mode);
-        self.bench.clog(reader);
+        let reader = self.harness.client_in("carol", mode);
+        self.harness.block_socket(reader);
         let since = (self.topic == Topic::History).then(|| json!({"epoch": "", "seq": 0}));
-        self.bench.say(reader, json!({"action": "subscribe", "channel": "room", "since": since}));
+        self.harness.send(reader, json!({"action": "subscribe", "channel": "room", "since": since}));
         reader
     }
 
     fn publish(&mut self) {
-        self.said += 1;
+        self.published += 1;
         let line = match self.topic {
             Topic::History | Topic::Undelivered => {
-                json!({"channel": "room", "event": "say", "data": self.said})
+                json!({"channel": "room", "event": "say", "data": self.published})
             }
-            Topic::Auto | Topic::Ack => json!({"user_id": "bob", "event": "say", "data": self.said}),
+            Topic::Auto | Topic::Ack => json!({"user_id": "bob", "event": "say", "data": self.published}),
         };
-        self.bench.say(self.worker, line);
+        self.harness.send(self.worker, line);
     }
 
     fn happen(&mut self, event: Event) {
         match event {
             Event::Published => self.publish(),
-            Event::Fetched => self.bench.store_answers(),
-            Event::Written => self.bench.drain(self.reader, 1),
-            Event::Congested => self.bench.outbound(self.reader, SendQueueState::Full),
-            Event::Drained => self.bench.outbound(self.reader, SendQueueState::Empty),
+            Event::Fetched => self.harness.store_answers(),
+            Event::Written => self.harness.drain(self.reader, 1),
+            Event::Congested => self.harness.send_queue(self.reader, SendQueueState::Full),
+            Event::Drained => self.harness.send_queue(self.reader, SendQueueState::Empty),
         }
     }
 
     /// Everything is fetched and taken.
     fn settle(&mut self) {
-        self.bench.slow_store = false;
-        self.bench.store_answers();
-        self.bench.outbound(self.reader, SendQueueState::Empty);
-        self.bench.unclog(self.reader);
+        self.harness.slow_store = false;
+        self.harness.store_answers();
+        self.harness.send_queue(self.reader, SendQueueState::Empty);
+        self.harness.unblock_socket(self.reader);
         self.publish();
     }
 
-    fn heard(&mut self) -> Vec<Value> {
-        let frames = self.bench.frames(self.reader);
+    fn received(&mut self) -> Vec<Value> {
+        let frames = self.harness.frames(self.reader);
         frames.into_iter().filter(|frame| frame["type"] == "message" || frame["type"] == "gap").collect()
     }
 }
@@ -125,11 +125,11 @@ fn every_order(topic: Topic, length: u32) {
             splice.happen(*event);
         }
         splice.settle();
-        let heard = splice.heard();
-        let numbers: Vec<u64> = heard.iter().filter_map(|frame| frame["data"].as_u64()).collect();
-        let wanted: Vec<u64> = (1..=splice.said).collect();
+        let received = splice.received();
+        let numbers: Vec<u64> = received.iter().filter_map(|frame| frame["data"].as_u64()).collect();
+        let wanted: Vec<u64> = (1..=splice.published).collect();
         assert_eq!(numbers, wanted, "{topic:?}: {row:?}");
-        assert_eq!(heard.last().unwrap().get("replayed"), None, "it is live at last: {row:?}");
+        assert_eq!(received.last().unwrap().get("replayed"), None, "it is live at last: {row:?}");
     }
 }
 
@@ -155,22 +155,22 @@ fn death_after(topic: Topic, row: &[Event]) {
     for event in row {
         splice.happen(*event);
     }
-    let left = splice.bench.untaken(splice.reader);
-    let queued: Vec<u64> = splice.heard().iter().filter_map(|frame| frame["data"].as_u64()).collect();
-    splice.bench.leave(splice.reader);
-    splice.bench.store_answers();
+    let left = splice.harness.unflushed(splice.reader);
+    let queued: Vec<u64> = splice.received().iter().filter_map(|frame| frame["data"].as_u64()).collect();
+    splice.harness.disconnect(splice.reader);
+    splice.harness.store_answers();
     splice.reader = splice.come();
     splice.settle();
-    let heard: Vec<u64> = splice.heard().iter().filter_map(|frame| frame["data"].as_u64()).collect();
+    let received: Vec<u64> = splice.received().iter().filter_map(|frame| frame["data"].as_u64()).collect();
     let had = |n: &u64| queued.contains(n) && !left.contains(n);
-    let cursor = (1..=splice.said).filter(had).max().unwrap_or(0);
+    let cursor = (1..=splice.published).filter(had).max().unwrap_or(0);
     let waits = |n: &u64| match topic {
         Topic::History | Topic::Ack => true,
         Topic::Undelivered => !had(n),
         Topic::Auto => *n > cursor,
     };
-    let wanted: Vec<u64> = (1..=splice.said).filter(waits).collect();
-    assert_eq!(heard, wanted, "{topic:?}: {row:?}");
+    let wanted: Vec<u64> = (1..=splice.published).filter(waits).collect();
+    assert_eq!(received, wanted, "{topic:?}: {row:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use wshubd::protocol;
 use wshubd::protocol::Close;
 use wshubd::protocol::message::Delivery;
 
-use super::bench::{Bench, Seat, for_hub};
+use super::harness::{ConnectionId, Harness, for_hub};
 
 /// Orders that follow from one input, and the bytes of all that is to be encoded for them:
 /// twice the lists of one answer; four orders and a few hundred bytes for each of 128 channels.
@@ -20,9 +20,9 @@ const MOST_ORDERS: usize = 600;
 const MOST_BYTES: usize = 1 << 20;
 
 /// What the hub is to do after one input.
-fn orders(bench: &mut Bench, input: Input) -> Effects {
+fn orders(harness: &mut Harness, input: Input) -> Effects {
     let mut out = Effects::default();
-    bench.hub.handle(bench.now, input, &mut out);
+    harness.hub.handle(harness.now, input, &mut out);
     out
 }
 
@@ -44,31 +44,33 @@ fn bytes(effects: &Effects) -> usize {
 const USERS: u32 = 60;
 
 /// A hub full of everything, and a connection that may ask for it.
-fn crowded() -> (Bench, Seat) {
+fn crowded() -> (Harness, ConnectionId) {
     let policy = |keep| Policy { keep, count: 1000, ..Policy::default() };
     let policies = vec![(Pattern::new("c:*"), policy(Keep::History))];
     let mut settings = Settings { policies, ..Settings::default() };
     (settings.limits.requests_per_second, settings.limits.burst) = (1_000_000, 1_000_000);
-    let mut bench = Bench::with(settings);
-    let worker = bench.worker();
+    let mut harness = Harness::with(settings);
+    let worker = harness.worker();
     let all: Vec<Value> = (0..128).map(|n| json!({"channel": format!("c:{n}"), "presence": true})).collect();
     let name = |n: u32| format!("user{n:03}{}", "u".repeat(100));
     for n in 0..USERS {
-        let seat = bench.client(&name(n));
-        bench.say(seat, json!({"action": "subscribe", "channels": all}));
+        let conn = harness.client(&name(n));
+        harness.send(conn, json!({"action": "subscribe", "channels": all}));
     }
     for n in 0..1500 {
         let start = json!({"action": "operation_start", "operation_id": format!("op{n}"), "channel": "c:0",
             "label": "l".repeat(1024)});
-        bench.say(worker, start);
-        bench
-            .say(worker, json!({"channel": format!("c:{}", n % 128), "event": "e", "data": "d".repeat(500)}));
-        bench.say(worker, json!({"user_id": "mallory", "event": "e", "data": "d".repeat(500)}));
-        bench.say(worker, json!({"user_id": format!("away{n}"), "event": "e"}));
+        harness.send(worker, start);
+        harness.send(
+            worker,
+            json!({"channel": format!("c:{}", n % 128), "event": "e", "data": "d".repeat(500)}),
+        );
+        harness.send(worker, json!({"user_id": "mallory", "event": "e", "data": "d".repeat(500)}));
+        harness.send(worker, json!({"user_id": format!("away{n}"), "event": "e"}));
     }
-    let mallory = bench.client("mallory");
-    bench.hush(mallory);
-    (bench, mallory)
+    let mallory = harness.client("mallory");
+    harness.discard_frames(mallory);
+    (harness, mallory)
 }
 
 /// One request of a client, as large in its kind as it may be.
@@ -97,37 +99,37 @@ fn request() -> impl Strategy<Value = Value> {
 
 #[test]
 fn every_request_has_bounded_effects_and_bytes() {
-    let (mut bench, mallory) = crowded();
-    let within = |bench: &mut Bench, input: Input| {
-        let told = format!("{input:?}");
-        let effects = orders(bench, input);
+    let (mut harness, mallory) = crowded();
+    let within = |harness: &mut Harness, input: Input| {
+        let shown = format!("{input:?}");
+        let effects = orders(harness, input);
         let (count, bytes) = (effects.list.len(), bytes(&effects));
-        let told = told.get(..200).unwrap_or(&told);
-        assert!(count <= MOST_ORDERS && bytes <= MOST_BYTES, "{count} orders, {bytes} bytes: {told}");
+        let shown = shown.get(..200).unwrap_or(&shown);
+        assert!(count <= MOST_ORDERS && bytes <= MOST_BYTES, "{count} orders, {bytes} bytes: {shown}");
         count
     };
     let mut runner = TestRunner::deterministic();
     let mut most = 0;
     for _ in 0..250 {
-        let said = request().new_tree(&mut runner).unwrap().current().to_string();
+        let text = request().new_tree(&mut runner).unwrap().current().to_string();
         let from = Requester::Connection(mallory);
-        let input = match protocol::parse(&said) {
-            Ok(said) => Input::Request { from, request: for_hub(said) },
+        let input = match protocol::parse(&text) {
+            Ok(text) => Input::Request { from, request: for_hub(text) },
             Err(misspoken) => Input::Malformed { from, request: misspoken },
         };
-        most = most.max(within(&mut bench, input));
+        most = most.max(within(&mut harness, input));
     }
     assert!(most > 100, "{most}: these were no large requests");
-    within(&mut bench, Input::SendQueue { conn: mallory, state: SendQueueState::Full });
-    within(&mut bench, Input::SendQueue { conn: mallory, state: SendQueueState::Empty });
-    within(&mut bench, Input::KeepAlive { conn: mallory, controls: 16 });
-    within(&mut bench, Input::Closed { conn: mallory });
+    within(&mut harness, Input::SendQueue { conn: mallory, state: SendQueueState::Full });
+    within(&mut harness, Input::SendQueue { conn: mallory, state: SendQueueState::Empty });
+    within(&mut harness, Input::KeepAlive { conn: mallory, controls: 16 });
+    within(&mut harness, Input::Closed { conn: mallory });
 }
 
 #[test]
 fn lists_for_administrators_are_paged() {
-    let (mut bench, _) = crowded();
-    let admin = bench.admin();
+    let (mut harness, _) = crowded();
+    let admin = harness.admin();
     for (action, list) in [
         ("operations", "operations"),
         ("channels", "channels"),
@@ -136,7 +138,7 @@ fn lists_for_administrators_are_paged() {
     ] {
         let (mut names, mut after) = (Vec::new(), Value::Null);
         loop {
-            let answer = bench.ask(admin, json!({"action": action, "after": after, "id": 1})).remove(0);
+            let answer = harness.request(admin, json!({"action": action, "after": after, "id": 1})).remove(0);
             let entries = answer[list].as_array().unwrap();
             assert!(entries.len() <= 1000, "{action}: {} entries", entries.len());
             let name = |entry: &Value| {
@@ -150,7 +152,7 @@ fn lists_for_administrators_are_paged() {
                 break;
             }
         }
-        let stats = bench.stats();
+        let stats = harness.stats();
         let is_all = |counted: &str| names.len() as u64 == stats[counted].as_u64().unwrap();
         match action {
             "operations" => assert!(is_all("operations"), "{}", names.len()),
@@ -161,29 +163,30 @@ fn lists_for_administrators_are_paged() {
         let distinct: std::collections::BTreeSet<&String> = names.iter().collect();
         assert_eq!(distinct.len(), names.len(), "{action}");
     }
-    let wrong = bench.ask(admin, json!({"action": "connections", "after": "nobody", "id": 1})).remove(0);
+    let wrong =
+        harness.request(admin, json!({"action": "connections", "after": "nobody", "id": 1})).remove(0);
     assert_eq!(wrong["code"], "bad_request");
 }
 
 #[test]
 fn simultaneous_expiry_is_processed_in_batches() {
-    let mut bench = Bench::new();
-    let worker = bench.worker();
+    let mut harness = Harness::new();
+    let worker = harness.worker();
     for n in 0..6000 {
         for _ in 0..2 {
-            bench.say(worker, json!({"user_id": format!("away{n}"), "event": "e", "ttl": 60}));
+            harness.send(worker, json!({"user_id": format!("away{n}"), "event": "e", "ttl": 60}));
         }
     }
-    bench.hush(worker);
-    bench.now.moment = bench.now.moment + Duration::from_secs(90);
+    harness.discard_frames(worker);
+    harness.now.moment = harness.now.moment + Duration::from_secs(90);
     let mut turns = 0;
-    while bench.hub.deadline().is_some_and(|due| due <= bench.now.moment) {
-        let effects = orders(&mut bench, Input::Timeout);
+    while harness.hub.deadline().is_some_and(|due| due <= harness.now.moment) {
+        let effects = orders(&mut harness, Input::Timeout);
         // One more may be begun at the last moment.
         assert!(effects.list.len() <= 4096 + 1000, "{} orders in one turn", effects.list.len());
         turns += 1;
     }
     assert!(turns > 2, "{turns}");
-    let effects = orders(&mut bench, Input::Stopping { close: Close::Restarting });
+    let effects = orders(&mut harness, Input::Stopping { close: Close::Restarting });
     assert!(effects.list.len() < 10, "{:?}", effects.list.len());
 }

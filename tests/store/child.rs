@@ -248,7 +248,7 @@ pub(crate) fn put(log: &'static str, seq: u64, bytes: usize) -> NewRecord<'stati
     NewRecord { log: log.into(), seq, head: Owned(raw(&head)), body: Owned(raw(&body)) }
 }
 
-/// The same, as it is told.
+/// The same, as it is reported.
 pub(crate) fn record(log: &str, seq: u64, bytes: usize) -> Record {
     let body = format!("{seq:08}|").chars().cycle().take(bytes).collect::<String>();
     Record { log: log.to_owned(), seq, head: json!({ "n": seq, "bytes": bytes }), body: body.into() }

@@ -57,8 +57,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Starts processes until one can say what is in the first generation, as a
-/// daemon does; tells how many it took, and what was noted.
+/// Starts processes until one can read the first generation, as a daemon
+/// does; returns the number of processes, and the notes.
 fn load_in_the_end(directory: &TestDirectory) -> (usize, Vec<String>, Response) {
     let mut notes = Vec::new();
     for starts in 1..=6 {
@@ -74,9 +74,9 @@ fn load_in_the_end(directory: &TestDirectory) -> (usize, Vec<String>, Response) 
     panic!("it goes on for ever: {notes:?}");
 }
 
-/// Whatever is done to the files: it ends, what is told was put, and what is lost
-/// is told. Tells how many messages are.
-fn told_or_set_aside(directory: &TestDirectory, what: &str) -> u64 {
+/// With any damage to the files it ends, reports only what was put, and reports
+/// what is lost. Returns the number of messages reported.
+fn reported_or_set_aside(directory: &TestDirectory, what: &str) -> u64 {
     let (_, notes, loaded) = load_in_the_end(directory);
     for events in &loaded.records {
         assert_eq!(events.head, record("logs", events.seq, size(events.seq)).head, "{what}");
@@ -99,7 +99,7 @@ fn told_or_set_aside(directory: &TestDirectory, what: &str) -> u64 {
     // And it goes on.
     child.commit(2, vec![put("logs", 1, 10)]).end("Committed");
     assert_eq!(child.read(2, "logs").records, [record("logs", 1, 10)], "{what}");
-    // The engine finds an end wherever it cannot read on, and says no word.
+    // The engine finds an end wherever it cannot read on, and reports nothing.
     let missing = MESSAGES - loaded.records.len() as u64;
     let damaged = loaded.end("Loaded")["damaged"].as_u64().unwrap();
     assert!(aside || damaged == missing, "{what}: {damaged} of {missing} missing messages are reported");
@@ -122,7 +122,7 @@ fn flipped_bytes_never_make_a_loop_nor_another_message() {
             let directory = TestDirectory::new();
             copy(&original.store(), &directory.store());
             fs::write(directory.generation(1).join(&file), flipped).unwrap();
-            missing += told_or_set_aside(&directory, &format!("{form:?}: {file} flipped at {at}"));
+            missing += reported_or_set_aside(&directory, &format!("{form:?}: {file} flipped at {at}"));
         }
     }
     assert!(missing > 0, "nothing that matters was flipped");
@@ -137,7 +137,7 @@ fn truncated_files_never_make_a_loop_nor_another_message() {
             let directory = TestDirectory::new();
             copy(&original.store(), &directory.store());
             fs::write(directory.generation(1).join(&file), &bytes[..length]).unwrap();
-            told_or_set_aside(&directory, &format!("{form:?}: {file} cut to {length}"));
+            reported_or_set_aside(&directory, &format!("{form:?}: {file} cut to {length}"));
         }
     }
 }

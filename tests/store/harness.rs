@@ -1,4 +1,4 @@
-//! The bench of the tests: a store with a real process behind it, in virtual time.
+//! A store with a real process behind it, in virtual time.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -20,14 +20,22 @@ use crate::child::TestDirectory;
 /// No answer of the process takes nearly as long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// In which the process responds to an order, or is killed.
+pub(crate) const ORDER_TIMEOUT: Duration = Duration::from_secs(10);
+
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_wshubd");
 
-/// None at all.
+/// A program that does not exist.
 pub(crate) const NOTHING: &str = "/nowhere/wshubd";
 
+pub(crate) const MIB: u64 = 1 << 20;
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+
+/// The delay of `WriteThrough::Behind`.
 pub(crate) const DELAY: Duration = Duration::from_secs(1);
 
-pub(crate) struct StoreBench {
+pub(crate) struct StoreHarness {
     pub(crate) directory: TestDirectory,
     pub(crate) options: StoreOptions,
     pub(crate) store: Store,
@@ -43,8 +51,13 @@ pub(crate) fn log(name: &str) -> LogKey {
     LogKey::Channel(serde_json::from_value(name.into()).unwrap())
 }
 
-impl StoreBench {
-    pub(crate) fn new(bytes: u64) -> Self {
+impl StoreHarness {
+    /// A store with far more space than its messages take.
+    pub(crate) fn new() -> Self {
+        Self::with_capacity(64 * MIB)
+    }
+
+    pub(crate) fn with_capacity(bytes: u64) -> Self {
         let directory = TestDirectory::new();
         let options = StoreOptions {
             engine: Engine::built_in().unwrap(),
@@ -57,11 +70,11 @@ impl StoreBench {
         };
         let now = Now { moment: Moment(1_000_000), wall: UnixTime(1_795_000_000_000) };
         let (store, hub) = (Store::on_disk(options.clone(), now), Hub::new(Settings::default(), 1));
-        let mut bench =
+        let mut harness =
             Self { directory, options, store, now, inputs: VecDeque::new(), hub, seen: RefCell::default() };
-        bench.program(PROGRAM);
-        bench.load();
-        bench
+        harness.program(PROGRAM);
+        harness.load();
+        harness
     }
 
     /// What owns the disk from the next start on.
@@ -85,7 +98,7 @@ impl StoreBench {
 
     /// Reads what is there.
     pub(crate) fn load(&mut self) -> Vec<RecoveredLog> {
-        self.act(Store::tick);
+        self.tick();
         while !self.store.is_open() {
             self.receive();
         }
@@ -102,6 +115,23 @@ impl StoreBench {
         found
     }
 
+    /// Another daemon begins after this one was killed, and reads what is there.
+    pub(crate) fn reload(&mut self) -> Vec<RecoveredLog> {
+        self.crash();
+        self.load()
+    }
+
+    /// Another daemon begins, with a write budget.
+    pub(crate) fn set_flash_budget(&mut self, bytes: u64) {
+        self.options.flash_budget = Some(bytes);
+        self.reload();
+    }
+
+    /// The positions that another daemon finds after this one was killed.
+    pub(crate) fn seqs_after_crash(&mut self) -> Vec<u64> {
+        self.reload().iter().flat_map(|log| log.kept.iter().map(|kept| kept.seq)).collect()
+    }
+
     /// Stops as a daemon does.
     pub(crate) fn stop(&mut self) {
         self.store.finish();
@@ -114,16 +144,21 @@ impl StoreBench {
         act(&mut self.store, &mut context);
     }
 
+    /// What the daemon does once in a turn.
+    pub(crate) fn tick(&mut self) {
+        self.act(Store::tick);
+    }
+
     /// Waits for the process, and does what follows.
     pub(crate) fn receive(&mut self) {
         self.store.wait(PATIENCE);
         self.act(Store::ready);
-        self.act(Store::tick);
+        self.tick();
     }
 
     /// Goes on until nothing is under way.
     pub(crate) fn settle(&mut self) {
-        self.act(Store::tick);
+        self.tick();
         while !self.store.is_finished() {
             self.receive();
         }
@@ -133,24 +168,32 @@ impl StoreBench {
     /// tried again.
     pub(crate) fn receive_or_pass(&mut self) {
         // One that was started just now has no name yet, and an order to carry out.
-        let due = self.deadline().filter(|due| *due < Duration::from_secs(10));
+        let due = self.deadline().filter(|due| *due < ORDER_TIMEOUT);
         match due {
             Some(due) if self.store.failure().is_some() && self.pids().is_empty() => {
                 self.advance(due);
-                self.act(Store::tick);
+                self.tick();
             }
             _ => self.receive(),
         }
     }
 
-    /// What is due is committed, and the process ends before it can say so.
+    /// What is due is committed, and the process ends before its response.
     pub(crate) fn commit_unanswered(&mut self) {
-        self.act(Store::tick);
-        if self.inputs.is_empty() && self.deadline() == Some(Duration::from_secs(10)) {
+        self.tick();
+        if self.inputs.is_empty() && self.deadline() == Some(ORDER_TIMEOUT) {
             self.store.wait(PATIENCE);
         }
-        self.advance(Duration::from_secs(10));
-        self.act(Store::tick);
+        self.advance(ORDER_TIMEOUT);
+        self.tick();
+    }
+
+    /// Orders a commit of a running process, whose response stays unread.
+    pub(crate) fn begin_commit(&mut self) {
+        self.events();
+        self.tick();
+        assert_eq!(self.deadline(), Some(ORDER_TIMEOUT), "the time limit of an order");
+        assert_eq!(self.events(), []);
     }
 
     /// Ends the process that owns the disk.
@@ -174,6 +217,12 @@ impl StoreBench {
             // is an error.
             let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         }
+    }
+
+    /// Waits until an idle process has ended.
+    pub(crate) fn end_idle_process(&mut self) {
+        self.later(31 * SECOND);
+        self.wait_for_process_end();
     }
 
     /// The processes that have this directory.
@@ -217,6 +266,12 @@ impl StoreBench {
             scope: None,
         };
         self.store.keep(self.now.moment, log, &message, &keeping);
+    }
+
+    /// Keeps a message that is to be written at once, and settles.
+    pub(crate) fn write(&mut self, log: &LogKey, seq: u64, text: &str) {
+        self.keep(log, seq, WriteThrough::Now, text);
+        self.settle();
     }
 
     pub(crate) fn forget(&mut self, log: &LogKey, from: u64, to: u64) {

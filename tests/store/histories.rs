@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use wshubd::edge::store::Store;
 use wshubd::hub::settings::WriteThrough;
 use wshubd::hub::{Input, LogKey, StoreEvent};
 
-use crate::harness::{DELAY, StoreBench, log};
+use crate::harness::{DELAY, StoreHarness, log};
 
 /// Small, so that generations are begun, emptied and dropped all the time.
 const CAP: u64 = 2 << 20;
@@ -34,12 +33,12 @@ struct Known {
 struct Account {
     live: BTreeMap<u64, Known>,
     last: u64,
-    /// Forgotten, and not told to the disk for certain: it may come back.
+    /// Forgotten, which the disk may not have been ordered: it may come back.
     fading: BTreeMap<u64, Vec<String>>,
 }
 
 struct History {
-    bench: StoreBench,
+    harness: StoreHarness,
     dice: Dice,
     logs: Vec<(LogKey, Account)>,
     written: u64,
@@ -48,7 +47,7 @@ struct History {
 impl History {
     fn new(seed: u64) -> Self {
         let logs = ["a", "b", "c", "d"].into_iter().map(|name| (log(name), Account::default())).collect();
-        Self { bench: StoreBench::new(CAP), dice: Dice(seed), logs, written: 0 }
+        Self { harness: StoreHarness::with_capacity(CAP), dice: Dice(seed), logs, written: 0 }
     }
 
     fn step(&mut self) {
@@ -74,11 +73,11 @@ impl History {
             [self.dice.below(4) as usize];
         let (key, account) = &mut self.logs[which];
         account.last += 1 + self.dice.below(2);
-        self.bench.keep(key, account.last, disk, &text);
+        self.harness.keep(key, account.last, disk, &text);
         account.live.insert(account.last, Known { text, disk, is_stored: false });
         // Half of them is written while more comes.
         if self.dice.below(2) == 0 {
-            self.bench.act(Store::tick);
+            self.harness.tick();
         }
     }
 
@@ -89,14 +88,14 @@ impl History {
         };
         let from = if self.dice.below(2) == 0 { *first } else { first + self.dice.below(last - first + 1) };
         let to = (from + self.dice.below(1 + (last - from) * 2)).min(*last);
-        self.bench.forget(key, from, to);
+        self.harness.forget(key, from, to);
         account.forget(from, to);
     }
 
     /// The hub has forgotten a topic, whose numbers begin anew.
     fn begin_anew(&mut self, which: usize) {
         let (key, account) = &mut self.logs[which];
-        self.bench.forget(key, 1, account.last.max(1));
+        self.harness.forget(key, 1, account.last.max(1));
         account.forget(1, account.last);
         account.last = 0;
         self.keep(which);
@@ -105,11 +104,11 @@ impl History {
     fn pass(&mut self) {
         let time = Duration::from_millis(self.dice.below(8000));
         // What is forgotten during a commit has its time after that.
-        self.bench.settle();
-        self.bench.later(time);
+        self.harness.settle();
+        self.harness.later(time);
         self.take_facts();
-        assert_eq!(self.bench.store.failure(), None);
-        assert!(self.bench.used() <= CAP, "{}", self.bench.used());
+        assert_eq!(self.harness.store.failure(), None);
+        assert!(self.harness.used() <= CAP, "{}", self.harness.used());
         if time >= Duration::from_secs(6) {
             for (_, account) in &mut self.logs {
                 account.fading.clear();
@@ -117,45 +116,45 @@ impl History {
         }
     }
 
-    /// The process dies after a commit, and before it says so.
+    /// The process dies after a commit, and before its response.
     fn commit_unanswered(&mut self) {
-        self.bench.settle();
-        self.bench.advance(DELAY);
-        self.bench.commit_unanswered();
+        self.harness.settle();
+        self.harness.advance(DELAY);
+        self.harness.commit_unanswered();
         self.take_facts();
         // What was written may be what is forgotten before another attempt.
         let which = self.dice.below(self.logs.len() as u64) as usize;
         self.forget(which);
-        while self.bench.store.failure().is_some() {
-            self.bench.later(Duration::from_secs(30));
+        while self.harness.store.failure().is_some() {
+            self.harness.later(Duration::from_secs(30));
         }
         self.take_facts();
     }
 
     fn crash(&mut self) {
         self.take_facts();
-        self.bench.crash();
+        self.harness.crash();
         self.find(|known| known.is_stored);
     }
 
     /// Another daemon takes over, at any moment: all is as it was.
     fn hand_over(&mut self) {
         match self.dice.below(3) {
-            0 => self.bench.settle(),
+            0 => self.harness.settle(),
             1 => {
-                self.bench.advance(DELAY);
-                self.bench.act(Store::tick);
+                self.harness.advance(DELAY);
+                self.harness.tick();
             }
             _ => {}
         }
         self.take_facts();
-        self.bench.hand_over();
+        self.harness.hand_over();
     }
 
     fn restart(&mut self) {
-        self.bench.stop();
+        self.harness.stop();
         self.take_facts();
-        self.bench.crash();
+        self.harness.crash();
         for (_, account) in &mut self.logs {
             account.fading.clear();
         }
@@ -166,7 +165,7 @@ impl History {
     /// known to be.
     fn find(&mut self, is_owed: impl Fn(&Known) -> bool) {
         let mut found: BTreeMap<LogKey, (u64, BTreeSet<u64>)> = BTreeMap::new();
-        for one in self.bench.load() {
+        for one in self.harness.load() {
             found.insert(one.log, (one.last, one.kept.iter().map(|kept| kept.seq).collect()));
         }
         for (key, account) in &mut self.logs {
@@ -174,7 +173,7 @@ impl History {
             for (seq, known) in &account.live {
                 assert!(!is_owed(known) || found.contains(seq), "{key:?} {seq} is lost: {found:?}");
             }
-            let read = self.bench.read(key, 1000, 1 << 20);
+            let read = self.harness.read(key, 1000, 1 << 20);
             assert!(read.iter().map(|(seq, _)| seq).eq(&found), "{key:?} {found:?}");
             for (seq, text) in &read {
                 let owed = account.live.get(seq).filter(|known| is_owed(known));
@@ -189,21 +188,21 @@ impl History {
             account.last = account.last.max(last);
             account.fading.clear();
         }
-        self.bench.events();
+        self.harness.events();
     }
 
     fn read(&mut self, which: usize) {
         let count = 1 + self.dice.below(20) as usize;
         let bytes = self.dice.below(50_000) as usize;
         let key = self.logs[which].0.clone();
-        let read = self.bench.read(&key, count, bytes);
+        let read = self.harness.read(&key, count, bytes);
         self.take_facts();
         let live = self.logs[which].1.live.iter().map(|(seq, known)| (*seq, known.text.clone()));
         assert_eq!(short(read), short(live.collect()), "{key:?}");
     }
 
     fn take_facts(&mut self) {
-        for fact in self.bench.inputs.drain(..) {
+        for fact in self.harness.inputs.drain(..) {
             let Input::Store(StoreEvent::Stored { log, from, to }) = fact else { continue };
             let account =
                 self.logs.iter_mut().find(|(key, _)| *key == log).map(|(_, account)| account).unwrap();

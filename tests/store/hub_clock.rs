@@ -1,5 +1,5 @@
 //! What is kept grows old with the time that has really passed, whatever the
-//! clocks of the machine say.
+//! clocks of the machine show.
 
 use wshubd::edge::store::{Clocks, HubClock};
 use wshubd::hub::Now;

@@ -1,4 +1,4 @@
-//! What was committed is told again.
+//! What was committed is reported again.
 
 use std::fs;
 

@@ -1,7 +1,6 @@
 //! Commits go to a write-ahead log, and from there to a database while it is quiet.
 
 use std::fs;
-use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -9,10 +8,7 @@ use wshubd::edge::store::ipc::StoreRequest;
 use wshubd::hub::settings::WriteThrough;
 
 use crate::child::{Response, TestDirectory, mark, put, record};
-use crate::harness::{DELAY, StoreBench, log};
-
-const MIB: u64 = 1 << 20;
-const SECOND: Duration = Duration::from_secs(1);
+use crate::harness::{DELAY, MIB, SECOND, StoreHarness, log};
 
 /// Commits of ten messages each, by a process that is killed: nobody left word of how
 /// much there is. Tells where each commit ends in the log.
@@ -226,96 +222,92 @@ fn small_commits_go_into_zeroes_and_cost_a_page_each() {
 }
 
 /// What is in a place of the first generation.
-fn holds(bench: &StoreBench, name: &str) -> bool {
-    bench.directory.generation(0).join(name).exists()
+fn holds(harness: &StoreHarness, name: &str) -> bool {
+    harness.directory.generation(0).join(name).exists()
 }
 
 #[test]
 fn live_messages_go_to_the_database_when_it_is_quiet() {
-    let mut bench = StoreBench::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     for seq in 1..=300 {
-        bench.keep(&orders, seq, WriteThrough::Behind, &"x".repeat(400));
+        harness.keep(&orders, seq, WriteThrough::Behind, &"x".repeat(400));
     }
-    bench.later(DELAY);
-    bench.later(4 * SECOND);
-    assert!(!holds(&bench, "database"), "not before it is quiet");
-    bench.later(SECOND);
-    assert!(holds(&bench, "database") && bench.directory.has_no_wal(0));
-    assert_eq!(bench.store.failure(), None);
-    assert_eq!(bench.read(&orders, 1000, MIB as usize).len(), 300);
+    harness.later(DELAY);
+    harness.later(4 * SECOND);
+    assert!(!holds(&harness, "database"), "not before it is quiet");
+    harness.later(SECOND);
+    assert!(holds(&harness, "database") && harness.directory.has_no_wal(0));
+    assert_eq!(harness.store.failure(), None);
+    assert_eq!(harness.read(&orders, 1000, MIB as usize).len(), 300);
     // What comes then is read with it, also by the next.
-    bench.keep(&orders, 301, WriteThrough::Now, "last");
-    bench.settle();
-    bench.crash();
-    bench.load();
-    assert_eq!(bench.read(&orders, 1000, MIB as usize).len(), 301);
+    harness.write(&orders, 301, "last");
+    harness.reload();
+    assert_eq!(harness.read(&orders, 1000, MIB as usize).len(), 301);
 }
 
 #[test]
 fn message_delivered_soon_never_goes_to_the_database() {
-    let mut bench = StoreBench::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     for seq in 1..=300 {
-        bench.keep(&orders, seq, WriteThrough::Now, &"x".repeat(400));
-        bench.settle();
+        harness.write(&orders, seq, &"x".repeat(400));
     }
-    bench.forget(&orders, 1, 300);
-    bench.later(60 * SECOND);
-    assert!(!holds(&bench, "database"));
+    harness.forget(&orders, 1, 300);
+    harness.later(60 * SECOND);
+    assert!(!holds(&harness, "database"));
 }
 
 #[test]
 fn full_store_keeps_messages_in_their_log() {
-    let mut bench = StoreBench::new(MIB);
+    let mut harness = StoreHarness::with_capacity(MIB);
     let orders = log("orders");
     for seq in 1..=300 {
-        bench.keep(&orders, seq, WriteThrough::Behind, &"x".repeat(400));
+        harness.keep(&orders, seq, WriteThrough::Behind, &"x".repeat(400));
     }
-    bench.later(DELAY);
-    bench.later(60 * SECOND);
-    assert!(!holds(&bench, "database"), "it would be a third of the store");
-    assert_eq!(bench.read(&orders, 1000, MIB as usize).len(), 300);
+    harness.later(DELAY);
+    harness.later(60 * SECOND);
+    assert!(!holds(&harness, "database"), "it would be a third of the store");
+    assert_eq!(harness.read(&orders, 1000, MIB as usize).len(), 300);
 }
 
 #[test]
 fn checkpoint_begun_is_finished_though_the_store_grows() {
     // It fits by little, and takes two portions.
-    let mut bench = StoreBench::new(6 * MIB);
+    let mut harness = StoreHarness::with_capacity(6 * MIB);
     let orders = log("orders");
     for seq in 1..=600 {
-        bench.keep(&orders, seq, WriteThrough::Behind, &"x".repeat(400));
+        harness.keep(&orders, seq, WriteThrough::Behind, &"x".repeat(400));
     }
-    bench.later(DELAY);
-    let length = fs::metadata(bench.directory.wal(0)).unwrap().len();
+    harness.later(DELAY);
+    let length = fs::metadata(harness.directory.wal(0)).unwrap().len();
     assert!(length > 256 << 10 && 4 * length <= 6 * MIB / 4, "{length}");
-    bench.later(5 * SECOND);
-    assert!(holds(&bench, "database/count") && bench.directory.has_no_wal(0));
-    assert!(!holds(&bench, "database/unfinished"));
-    assert_eq!(bench.read(&orders, 1000, MIB as usize).len(), 600);
+    harness.later(5 * SECOND);
+    assert!(holds(&harness, "database/count") && harness.directory.has_no_wal(0));
+    assert!(!holds(&harness, "database/unfinished"));
+    assert_eq!(harness.read(&orders, 1000, MIB as usize).len(), 600);
 }
 
 #[test]
 fn failed_checkpoint_is_no_failure_and_is_tried_later() {
-    let mut bench = StoreBench::new(64 * MIB);
+    let mut harness = StoreHarness::new();
     let orders = log("orders");
     for seq in 1..=300 {
-        bench.keep(&orders, seq, WriteThrough::Behind, &"x".repeat(400));
+        harness.keep(&orders, seq, WriteThrough::Behind, &"x".repeat(400));
     }
-    bench.later(DELAY);
+    harness.later(DELAY);
     // In the way of the directory that is to be made.
-    fs::write(bench.directory.generation(0).join("database"), "in the way").unwrap();
-    bench.later(6 * SECOND);
-    assert_eq!(bench.store.failure(), None);
-    assert!(bench.events().iter().all(|fact| matches!(fact, wshubd::hub::StoreEvent::Stored { .. })));
-    fs::remove_file(bench.directory.generation(0).join("database")).unwrap();
-    bench.keep(&orders, 301, WriteThrough::Now, "goes on");
-    bench.settle();
-    bench.later(20 * SECOND);
-    assert!(!holds(&bench, "database"));
-    bench.later(3600 * SECOND);
-    assert!(holds(&bench, "database") && bench.directory.has_no_wal(0));
-    assert_eq!(bench.read(&orders, 1000, MIB as usize).len(), 301);
+    fs::write(harness.directory.generation(0).join("database"), "in the way").unwrap();
+    harness.later(6 * SECOND);
+    assert_eq!(harness.store.failure(), None);
+    assert!(harness.events().iter().all(|fact| matches!(fact, wshubd::hub::StoreEvent::Stored { .. })));
+    fs::remove_file(harness.directory.generation(0).join("database")).unwrap();
+    harness.write(&orders, 301, "goes on");
+    harness.later(20 * SECOND);
+    assert!(!holds(&harness, "database"));
+    harness.later(3600 * SECOND);
+    assert!(holds(&harness, "database") && harness.directory.has_no_wal(0));
+    assert_eq!(harness.read(&orders, 1000, MIB as usize).len(), 301);
 }
 
 /// A store of the first format, in which a generation was a database alone.
@@ -330,24 +322,23 @@ fn of_first_format(directory: &TestDirectory) {
 
 #[test]
 fn generation_of_the_first_format_is_read_and_another_is_written() {
-    let mut bench = StoreBench::new(64 * MIB);
-    bench.crash();
-    fs::remove_dir_all(bench.directory.store()).unwrap();
-    fs::create_dir(bench.directory.store()).unwrap();
-    of_first_format(&bench.directory);
+    let mut harness = StoreHarness::new();
+    harness.crash();
+    fs::remove_dir_all(harness.directory.store()).unwrap();
+    fs::create_dir(harness.directory.store()).unwrap();
+    of_first_format(&harness.directory);
     let orders = log("orders");
-    let found = bench.load();
+    let found = harness.load();
     assert_eq!(found.iter().map(|found| (&found.log, found.kept.len())).collect::<Vec<_>>(), [(&orders, 40)]);
-    bench.keep(&orders, 41, WriteThrough::Now, "later");
-    bench.settle();
-    assert_eq!(bench.directory.names(), ["00000000", "00000001"]);
-    let read = bench.read(&orders, 7, MIB as usize);
+    harness.write(&orders, 41, "later");
+    assert_eq!(harness.directory.names(), ["00000000", "00000001"]);
+    let read = harness.read(&orders, 7, MIB as usize);
     assert_eq!(read.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), (1..=41).collect::<Vec<_>>());
     assert_eq!(read[39].1, format!("message 40 {}", "x".repeat(500)));
     // All of it is delivered: the old one goes.
-    bench.forget(&orders, 1, 41);
-    bench.later(10 * SECOND);
-    assert_eq!(bench.directory.names(), ["00000001"]);
+    harness.forget(&orders, 1, 41);
+    harness.later(10 * SECOND);
+    assert_eq!(harness.directory.names(), ["00000001"]);
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::time::Duration;
 use wshubd::edge::store::write_budget::{BudgetLevel, WriteBudget};
 use wshubd::protocol::Moment;
 
-const MIB: u64 = 1 << 20;
+use crate::harness::MIB;
+
 const DELAY: Duration = Duration::from_secs(1);
 const DAY: u64 = 24 * 3_600_000;
 

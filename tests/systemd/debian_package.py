@@ -23,11 +23,11 @@ def mode(hub, path):
 @case("apt installs the package and everything runs")
 def install(hub):
     Package(VERSION).put_on(hub)
-    said = hub.run("apt-get", "install", "-y", FILE)
+    output = hub.run("apt-get", "install", "-y", FILE)
     same(hub.installed(), f"ii {VERSION}")
     same(hub.states(), RUNNING, "units")
     same(hub.run("dpkg", "--audit").stdout + hub.run("dpkg", "--verify", "wshubd").stdout, "", "dpkg finds fault")
-    assert "wshubd:" not in said.stderr, said.stderr
+    assert "wshubd:" not in output.stderr, output.stderr
     hub.read_keys()
     hub.status_until("0 connections")
     same(hub.executable(), "/usr/bin/wshubd")
@@ -48,8 +48,8 @@ def members(hub):
     hub.run("useradd", "--no-create-home", "eve")
     as_ada, as_eve = ("runuser", "-u", "ada", "--"), ("runuser", "-u", "eve", "--")
     hub.run(*as_ada, "wshubctl", "pub", "logs", "hello")
-    heard = hub.run(*as_ada, "wshubctl", "sub", "-n", "1", "--timeout", "10s", "logs").stdout
-    same(json.loads(heard)["data"], "hello")
+    received = hub.run(*as_ada, "wshubctl", "sub", "-n", "1", "--timeout", "10s", "logs").stdout
+    same(json.loads(received)["data"], "hello")
     same(hub.run(*as_eve, "wshubctl", "pub", "logs", "hello", check=False).returncode, 4, "exit code of eve")
 
 
@@ -132,15 +132,15 @@ def reinstall(hub):
     same(hub.states(), RUNNING, "units")
     hub.read_keys()
     same(hub.key, key)
-    heard = hub.run("wshubctl", "sub", "-n", "1", "--timeout", "10s", "later").stdout
-    same(json.loads(heard)["data"], "kept")
+    received = hub.run("wshubctl", "sub", "-n", "1", "--timeout", "10s", "later").stdout
+    same(json.loads(received)["data"], "kept")
 
 
 @case("a purge keeps files of others and lists them")
 def purge(hub):
-    said = hub.dpkg("--purge", "wshubd").stderr
+    output = hub.dpkg("--purge", "wshubd").stderr
     for directory in ("/etc/wshubd", "/etc/systemd/system/wshubd.service.d"):
-        assert f"wshubd: {directory} is left" in said, said
+        assert f"wshubd: {directory} is left" in output, output
     left = hub.files() - hub.before
     wanted = {directory for path in DROP_INS for directory in (path, path.rpartition("/")[0])} | {"/etc/wshubd"}
     same({path for path in left if "wshub" in path}, wanted)
@@ -155,8 +155,8 @@ def nothing(hub):
     before, groups = hub.files(), hub.path("/etc/group").read_text()
     hub.dpkg("-i", FILE)
     eventually("it runs", lambda: hub.states() == RUNNING)
-    said = hub.dpkg("--purge", "wshubd").stderr
-    assert "is left" not in said, said
+    output = hub.dpkg("--purge", "wshubd").stderr
+    assert "is left" not in output, output
     same(hub.files() ^ before, set(), "left on the disk, or missing")
     same(hub.path("/etc/group").read_text(), groups)
     same(hub.run("find", "/run", "/var/lib/systemd", "-name", "*wshub*").stdout, "", "left in /run and by systemd")
@@ -171,8 +171,8 @@ def mounted(hub):
     hub.dpkg("-i", FILE)
     eventually("it runs", lambda: hub.states() == RUNNING)
     assert hub.run("ls", state).stdout, "it has written nothing there"
-    said = hub.dpkg("--purge", "wshubd").stderr
-    assert f"wshubd: {state} is left, without what was in it" in said, said
+    output = hub.dpkg("--purge", "wshubd").stderr
+    assert f"wshubd: {state} is left, without what was in it" in output, output
     same((hub.run("ls", "-A", state).stdout, hub.installed()), ("", "never heard of"))
     hub.run("umount", state)
     hub.run("rmdir", state)

@@ -26,7 +26,7 @@ class Peer(asyncio.Protocol):
     """One connection; what comes is handed on message by message."""
 
     def __init__(self):
-        self.buffer, self.closed, self.heard = bytearray(), None, None
+        self.buffer, self.closed, self.received = bytearray(), None, None
 
     def connection_made(self, transport):
         self.transport = transport
@@ -83,23 +83,23 @@ class Client(Peer):
         else:
             self.wrong.append(f"opcode {opcode}")
 
-    def receive(self, said):
-        kind = said["type"]
-        if kind == "message" and said["channel"] == "numbers":
-            number = said["data"]
+    def receive(self, line):
+        kind = line["type"]
+        if kind == "message" and line["channel"] == "numbers":
+            number = line["data"]
             if self.number is not None and number != self.number + 1:
                 self.wrong.append(f"{number} after {self.number}")
             self.number = number
             self.numbers += 1
         elif kind == "pong":
-            if said["id"] != self.answered:
-                self.wrong.append(f"pong {said['id']} instead of {self.answered}")
-            self.silence = max(self.silence, time.monotonic() - self.sent_at.pop(said["id"], time.monotonic()))
+            if line["id"] != self.answered:
+                self.wrong.append(f"pong {line['id']} instead of {self.answered}")
+            self.silence = max(self.silence, time.monotonic() - self.sent_at.pop(line["id"], time.monotonic()))
             self.answered += 1
         elif kind == "subscription_succeeded":
             self.subscribed = True
         elif kind not in ("connection_established", "connection_id", "operation", "message", "interrupt_result"):
-            self.wrong.append(str(said))
+            self.wrong.append(str(line))
 
     async def ping(self):
         """A request, in one of the ways in which one may come."""

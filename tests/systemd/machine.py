@@ -112,7 +112,7 @@ class Machine(HubClient):
         lines = self.run("journalctl", "-u", unit, "-o", "json", "--no-pager", *arguments).stdout.splitlines()
         return [json.loads(line) for line in lines]
 
-    def said(self, *arguments):
+    def daemon_log(self, *arguments):
         """The lines of the daemon itself since its last start: (priority, text)."""
         invocation = self.show("InvocationID")
         entries = self.journal(f"_SYSTEMD_INVOCATION_ID={invocation}", *arguments)

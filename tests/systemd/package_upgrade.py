@@ -39,7 +39,7 @@ def under_load(hub, package):
     assert hub.main() != pid, "it was not restarted"
     load.finish()
     silence = load.silence()
-    took = [text for _, text in hub.said() if "took over" in text]
+    took = [text for _, text in hub.daemon_log() if "took over" in text]
     load.leave()
     same(len(took), 1, "the journal")
     assert f"took over {CLIENTS + WORKERS} " in took[0], took
@@ -107,8 +107,8 @@ def mistake(hub):
     hub.write(conffile, right + "burts = 5\n")
     with hub.subscriber("news") as ann:
         pid = hub.main()
-        said = hub.dpkg("-i", Package("4-1").put_on(hub)).stderr
-        assert "NOT restarted" in said and f"{conffile}:{line}" in said and "burts" in said, said
+        stderr = hub.dpkg("-i", Package("4-1").put_on(hub)).stderr
+        assert "NOT restarted" in stderr and f"{conffile}:{line}" in stderr and "burts" in stderr, stderr
         same((hub.installed(), hub.main()), ("ii 4-1", pid))
         same(hub.run("dpkg", "--audit").stdout, "")
         for child in hub.children():
@@ -150,8 +150,8 @@ def dead(hub):
     hub.ctl("stop", *UNITS)
     right = hub.path("/etc/wshubd/wshubd.toml").read_text()
     hub.write("/etc/wshubd/wshubd.toml", right + "burts = 5\n")
-    said = hub.dpkg("-i", hub.newer).stderr
-    assert "NOT running" in said, said
+    stderr = hub.dpkg("-i", hub.newer).stderr
+    assert "NOT running" in stderr, stderr
     same(hub.installed(), f"ii {NEWER}")
     hub.write("/etc/wshubd/wshubd.toml", right)
     hub.ctl("restart", "wshubd")

@@ -133,15 +133,15 @@ def counted(hub):
 
 
 @contextlib.contextmanager
-def told(hub, reason, *words, times=1):
+def refused_and_logged(hub, reason, *words, times=1):
     """One more refusal for a reason, and none for another; one line of the daemon that has all `words`."""
-    before, lines = counted(hub), len(hub.said())
+    before, lines = counted(hub), len(hub.daemon_log())
     yield
     def moved():
         after = counted(hub)
         return {name: count - before.get(name, 0) for name, count in after.items() if count != before.get(name, 0)}
     eventually(lambda: f"{reason} is not counted: {moved()}", lambda: moved() == {reason: times})
-    new = eventually("no line in the journal", lambda: hub.said()[lines:])
+    new = eventually("no line in the journal", lambda: hub.daemon_log()[lines:])
     line = [text for priority, text in new if priority == 4 and all(word in text for word in words)]
     same(len(line), 1, f"lines with {words} in {new}")
     status = hub.run("wshubctl", "status").stdout
@@ -156,14 +156,14 @@ def signed(hub, key=None, **claims):
 @case("a proxy that forwards no Host")
 def host(hub):
     with Nginx(("proxy_set_header Host $http_host;", "proxy_set_header Host hub_backend;"), port=WRONG):
-        with told(hub, "host", CLIENT, "hub_backend", "allowed_hosts"):
+        with refused_and_logged(hub, "host", CLIENT, "hub_backend", "allowed_hosts"):
             status, body = upgrade(signed(hub), port=WRONG)
     same((status, body["code"]), (403, "forbidden"), body)
 
 
 @case("a page of another origin")
 def origin(hub):
-    with told(hub, "origin", CLIENT, "https://app.example.com", "allowed_origins"):
+    with refused_and_logged(hub, "origin", CLIENT, "https://app.example.com", "allowed_origins"):
         status, body = upgrade(signed(hub), Origin="https://app.example.com")
     assert status == 403 and '"https://app.example.com"' in body["message"], body
 
@@ -172,7 +172,7 @@ def origin(hub):
 def no_upgrade(hub):
     with Nginx(("    proxy_set_header Upgrade $http_upgrade;\n", ""), ("    proxy_set_header Connection $connection_upgrade;\n", ""),
                port=WRONG):
-        with told(hub, "no_upgrade", CLIENT, "proxy", "Upgrade"):
+        with refused_and_logged(hub, "no_upgrade", CLIENT, "proxy", "Upgrade"):
             status, body = upgrade(signed(hub), port=WRONG)
     same((status, body["code"]), (426, "bad_request"), body)
 
@@ -189,14 +189,14 @@ def tokens(hub):
         ("token_claims", signed(hub, sub=None), ("user_id", "sub")),
         ("token_malformed", "a-session-id", ("not a token",)),
     ]:
-        with told(hub, reason, CLIENT, *words):
+        with refused_and_logged(hub, reason, CLIENT, *words):
             status, body = upgrade(token)
         same((status, body["type"]), (401, "error"), reason)
 
 
 @case("a token in the URL where query_token = false")
 def query(hub):
-    with told(hub, "token_query", CLIENT, "query_token"):
+    with refused_and_logged(hub, "token_query", CLIENT, "query_token"):
         status, body = upgrade(path=f"/ws?token={signed(hub)}")
     assert status == 401 and "URL" in body["message"], body
 
@@ -205,7 +205,7 @@ def query(hub):
 def revoked(hub):
     token = signed(hub, sub="eve", iat=int(time.time()) - 5)
     hub.run("wshubctl", "disconnect", "--revoke", "eve")
-    with told(hub, "token_revoked", CLIENT, '"eve"', "revoked"):
+    with refused_and_logged(hub, "token_revoked", CLIENT, '"eve"', "revoked"):
         status, body = upgrade(token)
     same((status, body["code"]), (401, "token_revoked"), body)
 
@@ -213,7 +213,7 @@ def revoked(hub):
 @case("a page that never authenticates")
 def nobody(hub):
     with hub.limited('\n[limits]\nauth_timeout = "1s"\n'):
-        with told(hub, "token_missing", CLIENT, "auth_timeout"):
+        with refused_and_logged(hub, "token_missing", CLIENT, "auth_timeout"):
             wire = RemoteClient(PORT, path="/ws", host=NAME)
             wire.receive("auth_required")
             try:
@@ -229,13 +229,13 @@ def secrets(hub):
         ("secret_wrong", {"Authorization": "Bearer not-the-right-one"}, ("broadcast_secrets",)),
         ("secret_scheme", {"Authorization": f"Basic {hub.secret}"}, ("Basic",)),
     ]:
-        with told(hub, reason, CLIENT, *words):
+        with refused_and_logged(hub, reason, CLIENT, *words):
             status, body = ask("POST", "/broadcast", header, "{}")
         same((status, body["type"]), (401, "error"), reason)
         assert hub.secret not in hub.logged()
-    with told(hub, "not_found", CLIENT, "/socket.io"):
+    with refused_and_logged(hub, "not_found", CLIENT, "/socket.io"):
         same(ask(path="/socket.io/?EIO=4")[0], 404)
-    with told(hub, "method", CLIENT, "POST"):
+    with refused_and_logged(hub, "method", CLIENT, "POST"):
         same(ask("PUT", "/broadcast")[0], 405)
 
 
@@ -243,7 +243,7 @@ def secrets(hub):
 def full(hub):
     with hub.limited("\n[limits]\nconnections = 2\n"):
         with hub.connect(token=signed(hub)), hub.connect(token=signed(hub)):
-            with told(hub, "overloaded", CLIENT, "[limits] connections"):
+            with refused_and_logged(hub, "overloaded", CLIENT, "[limits] connections"):
                 status, body = upgrade(signed(hub))
             same((status, body["code"]), (503, "overloaded"), body)
 
@@ -251,7 +251,7 @@ def full(hub):
 @case("a worker of a user that is not allowed")
 def worker(hub):
     with hub.limited("\n[worker]\nallow = [1]\n"):
-        with told(hub, "worker", "65534", "[worker] allow"):
+        with refused_and_logged(hub, "worker", "65534", "[worker] allow"):
             done = hub.run(*MEMBER, "wshubctl", "pub", "jobs", "let me in", check=False)
         assert done.returncode == 4 and "uid 65534" in done.stderr, done
 

@@ -32,8 +32,8 @@ def good(hub):
         with hub.connect("ben") as ben:
             same(ben.hello["limits"]["burst"], 7)
     same((hub.main(), hub.show("ActiveState"), hub.show("Result")), (pid, "active", "success"))
-    said = [text for priority, text in hub.said() if priority == 6]
-    same(said[-1], "reloaded: channel, limits.burst, limits.user_burst")
+    lines = [text for priority, text in hub.daemon_log() if priority == 6]
+    same(lines[-1], "reloaded: channel, limits.burst, limits.user_burst")
     return f"{took * 1000:.0f} ms"
 
 
@@ -49,10 +49,10 @@ def bad(hub):
             same(ben.hello["limits"]["burst"], 7)
     assert failed.returncode != 0, failed
     same((hub.main(), hub.show("ActiveState")), (pid, "active"))
-    errors = [text for priority, text in hub.said() if priority == 3]
+    errors = [text for priority, text in hub.daemon_log() if priority == 3]
     assert "wshubd.toml:3: unknown key `limits.brust`" in errors[-1] and "wshubd.toml:5" in errors[-1], errors
-    told = [e["MESSAGE"] for e in entries(hub, _COMM="wshubctl")]
-    assert any("not reloaded; wshubd keeps its configuration" in text for text in told), told
+    messages = [e["MESSAGE"] for e in entries(hub, _COMM="wshubctl")]
+    assert any("not reloaded; wshubd keeps its configuration" in text for text in messages), messages
     return failed.stderr.strip().splitlines()[0]
 
 
@@ -60,7 +60,7 @@ def bad(hub):
 def fixed(hub):
     hub.write(CONFIG, "[limits]\nburst = 8\n[state]\nstore = \"memory\"\n")
     assert hub.ctl("reload", "wshubd", check=False).returncode != 0
-    errors = [text for priority, text in hub.said() if priority == 3]
+    errors = [text for priority, text in hub.daemon_log() if priority == 3]
     assert "`state.store` cannot change while wshubd runs" in errors[-1], errors
     hub.ctl("restart", "wshubd")
     same(hub.run("wshubctl", "reload").stdout.strip(), json.dumps({"changed": [], "warnings": []}, separators=(",", ":")))
@@ -86,7 +86,7 @@ def rotated(hub):
 def hang_up(hub):
     hub.write(CONFIG, "[limits]\nburst = 6\n")
     hub.signal("HUP")
-    eventually("a line about it", lambda: (6, "reloaded: limits.burst, limits.user_burst") in hub.said())
+    eventually("a line about it", lambda: (6, "reloaded: limits.burst, limits.user_burst") in hub.daemon_log())
     hub.fresh()
 
 
@@ -143,11 +143,11 @@ def deaf(hub):
     finally:
         hub.signal("CONT", pid)
     # One line of a kind in a second: until it is the turn of the next, and the journal has room.
-    def told():
+    def is_loss_logged():
         misbehave(hub, "eve")
-        return any("1 lines before this one were lost" in text for _, text in hub.said())
+        return any("1 lines before this one were lost" in text for _, text in hub.daemon_log())
 
-    eventually("that a line was lost", told)
+    eventually("that a line was lost", is_loss_logged)
     return f"{filled} entries filled it"
 
 

@@ -39,12 +39,12 @@ def restarts(hub):
     global load
     load = Load(hub, CLIENTS, WORKERS)
     silences = [restart(hub, load) for _ in range(RESTARTS)]
-    said = [text for _, text in hub.said() if "took over" in text]
-    same(len(said), 1, "the journal of the last one")
-    assert f"took over {CLIENTS + WORKERS} " in said[0], said
+    lines = [text for _, text in hub.daemon_log() if "took over" in text]
+    same(len(lines), 1, "the journal of the last one")
+    assert f"took over {CLIENTS + WORKERS} " in lines[0], lines
     middle = sorted(silences)[len(silences) // 2]
     figure = in_time(f"{RESTARTS} restarts, longest silence", max(silences), AIM)
-    return f"{figure}, median {middle * 1000:.0f} ms; {said[0]}"
+    return f"{figure}, median {middle * 1000:.0f} ms; {lines[0]}"
 
 
 @case("a restart onto a newer file")
@@ -76,9 +76,9 @@ def in_place(hub):
     pid = hub.main()
     with hub.subscriber("news") as ann:
         for n in range(3):
-            before = len([1 for _, text in hub.said() if "took over" in text])
+            before = len([1 for _, text in hub.daemon_log() if "took over" in text])
             send(hub, "USR2")
-            eventually("it took over", lambda: len([1 for _, t in hub.said() if "took over" in t]) > before)
+            eventually("it took over", lambda: len([1 for _, t in hub.daemon_log() if "took over" in t]) > before)
             hub.run("wshubctl", "pub", "news", str(n))
             ann.receive("message", data=str(n))
         same(hub.main(), pid)
@@ -93,7 +93,7 @@ def stop(hub):
         hub.ctl("stop", "wshubd.service")
         same(ann.receive("bye")["code"], 4101)
     hub.ctl("start", "wshubd.service")
-    assert not [text for _, text in hub.said() if "took over" in text]
+    assert not [text for _, text in hub.daemon_log() if "took over" in text]
 
 
 @case("a unit without fd store logs it; clients reconnect at once")
@@ -141,8 +141,8 @@ def unreadable(hub):
         hub.run("wshubctl", "pub", "later", "said just before")
         assert hub.ctl("restart", "wshubd", check=False).returncode != 0
         same(ann.receive("bye")["code"], 4101)
-    said = [json.loads(line) for line in worker.communicate(timeout=20)[0].splitlines()]
-    same([(line["type"], line["code"]) for line in said], [("bye", 4101)])
+    lines = [json.loads(line) for line in worker.communicate(timeout=20)[0].splitlines()]
+    same([(line["type"], line["code"]) for line in lines], [("bye", 4101)])
     why = [e for e in hub.journal() if "only.key" in str(e["MESSAGE"])]
     same([(e["SYSLOG_IDENTIFIER"], e["PRIORITY"]) for e in why], [("wshubctl", "3"), ("wshubd", "3")], "the journal says why")
     hub.path("/etc/wshubd/only.key").unlink()
@@ -156,7 +156,7 @@ def killed(hub):
     with hub.connect("ann"):
         send(hub, "KILL")
         eventually("another one runs", lambda: hub.show("MainPID") not in ("0", str(pid)) and hub.is_active())
-    assert [text for _, text in hub.said() if "handed nothing over" in text], hub.said()
+    assert [text for _, text in hub.daemon_log() if "handed nothing over" in text], hub.daemon_log()
 
 
 @case(f"{MANY} connections")
@@ -165,7 +165,7 @@ def many(hub):
     silences = [restart(hub, crowd) for _ in range(3)]
     crowd.finish()
     crowd.leave()
-    took = [text for _, text in hub.said() if "took over" in text]
+    took = [text for _, text in hub.daemon_log() if "took over" in text]
     return f"{in_time('longest silence', max(silences), AIM)}; {took[-1]}"
 
 

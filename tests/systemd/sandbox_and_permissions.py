@@ -81,7 +81,7 @@ def named(hub):
     with hub.configured(f"[worker]\nallow = [{uid}]\n"):
         hub.run("setpriv", "--reuid=daemon", "--regid=nogroup", "--groups=wshub-worker", "wshubctl", "pub", "jobs", "hello")
         done = hub.run(*MEMBER, "wshubctl", "pub", "jobs", "let me in", check=False)
-        warnings = [text for priority, text in hub.said() if priority == 4]
+        warnings = [text for priority, text in hub.daemon_log() if priority == 4]
     assert done.returncode == 4 and "uid 65534 may not speak to this socket" in done.stderr, done
     assert len(warnings) == 1 and "refused worker of uid 65534, " in warnings[0] and "[worker] allow" in warnings[0], warnings
 
@@ -92,9 +92,9 @@ def wrapped(hub):
     with hub.subscriber("backups") as ann:
         hub.ctl("start", "wshub-run@backups")
         ann.receive("operation", state="started", channel="backups")
-        said = ann.receive("message", channel="backups")
+        received = ann.receive("message", channel="backups")
         ann.receive("operation", state="ended", channel="backups", reason="completed")
-    assert "the backup is done" in json.dumps(said), said
+    assert "the backup is done" in json.dumps(received), received
     hub.write("/etc/wshubd/run/long-naps", "COMMAND=sleep 600\n")
     with hub.subscriber("long-naps") as ann:
         hub.ctl("start", "wshub-run@long-naps")

@@ -109,8 +109,8 @@ def later(hub):
 def inert(hub):
     hub.write("/etc/wshubd/wshubd.toml", '[listen]\nhttp = ["192.0.2.1:1"]\n[limits]\nburst = 7\n')
     hub.ctl("reload", "wshubd")
-    told = [text for _, text in hub.said()]
-    assert any("reloaded: limits.burst" in text for text in told), told
+    messages = [text for _, text in hub.daemon_log()]
+    assert any("reloaded: limits.burst" in text for text in messages), messages
     again = hub.run("wshubctl", "reload")
     assert "`[listen] http` counts for nothing: systemd listens at 127.0.0.1:8098" in again.stdout + again.stderr, again
     hub.ctl("restart", "wshubd")
@@ -126,13 +126,13 @@ def unknown(hub):
     hub.ctl("stop", "wshubd.service")
     hub.ctl("start", "wshubd-other.socket")
     hub.ctl("start", "wshubd.service")
-    said = hub.said()
+    lines = hub.daemon_log()
     hub.ctl("stop", "wshubd-other.socket")
     hub.path("/etc/systemd/system/wshubd-other.socket").unlink()
     hub.ctl("daemon-reload")
     hub.ctl("restart", "wshubd")
-    warnings = [text for priority, text in said if priority == 4]
-    same(len(warnings), 1, str(said))
+    warnings = [text for priority, text in lines if priority == 4]
+    same(len(warnings), 1, str(lines))
     assert '"wshubd-other.socket"' in warnings[0], warnings
 
 

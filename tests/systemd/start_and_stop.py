@@ -15,7 +15,7 @@ def start(hub):
     hub.ctl("stop", "wshubd.service")
     hub.ctl("start", "wshubd.service")
     same(hub.http("GET", "/healthz").status, 200)
-    same(hub.said(), [(6, STARTED)])
+    same(hub.daemon_log(), [(6, STARTED)])
     status = hub.ctl("status", "wshubd").stdout
     assert 'Status: "0 connections, 0 workers, 0 operations, 0 messages kept, store ok"' in status, status
 
@@ -64,8 +64,8 @@ def stop(hub):
     bye = ann.receive("bye")
     same((hub.show("Result"), hub.show("ExecMainStatus")), ("success", "0"))
     entries = hub.journal(f"_SYSTEMD_INVOCATION_ID={invocation}")
-    said = [(e["PRIORITY"], e["MESSAGE"]) for e in entries if e.get("_COMM") == "wshubd"]
-    same(said, [("6", STARTED), ("6", "stopped by SIGTERM")])
+    lines = [(e["PRIORITY"], e["MESSAGE"]) for e in entries if e.get("_COMM") == "wshubd"]
+    same(lines, [("6", STARTED), ("6", "stopped by SIGTERM")])
     hub.ctl("start", "wshubd")
     return f"bye {bye['code']}"
 
@@ -114,12 +114,12 @@ def failing(hub):
     hub.drop_in("[Service]\nExecStartPre=/bin/false\nExecPaths=/bin /usr/bin\n")
     asking = [hub.start("wshubctl", *words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
               for words in (["status"], ["pub", "c", "hello"])]
-    told = [one.stderr.readline() for one in asking]
+    hints = [one.stderr.readline() for one in asking]
     hub.drop_in("")
     hub.ctl("restart", "wshubd")
     same([one.wait(20) for one in asking], [0, 0])
-    for line in told:
-        assert "waiting for wshubd at" in line and "systemctl status wshubd" in line, told
+    for line in hints:
+        assert "waiting for wshubd at" in line and "systemctl status wshubd" in line, hints
 
 
 @case("a configuration mistake is logged with its line, no restart")
@@ -127,11 +127,11 @@ def mistake(hub):
     hub.write("/etc/wshubd/wshubd.toml", "[limits]\nburst = 5\nrequests_per_secnd = 3\n")
     failed = hub.ctl("restart", "wshubd", check=False)
     state = [hub.show(name) for name in ("ActiveState", "Result", "ExecMainStatus", "NRestarts")]
-    said = hub.said()
+    lines = hub.daemon_log()
     hub.fresh()
     assert failed.returncode != 0
     same(state, ["failed", "exit-code", "78", "0"])
-    (priority, message), *_ = said
+    (priority, message), *_ = lines
     same(priority, 3, message)
     assert "wshubd.toml:3" in message and "requests_per_second" in message, message
     same(hub.http("GET", "/healthz").status, 200)
@@ -170,7 +170,7 @@ def degraded(hub):
     text = hub.show("StatusText")
     assert text.startswith("degraded: messages are kept in memory only: "), text
     same(hub.http("GET", "/healthz").status, 503)
-    assert any(priority == 3 for priority, _ in hub.said()), hub.said()
+    assert any(priority == 3 for priority, _ in hub.daemon_log()), hub.daemon_log()
     state.unlink()
     state.with_name("aside").rename(state)
     hub.status_until("store ok", within=60)

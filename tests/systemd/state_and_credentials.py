@@ -88,8 +88,8 @@ def reboot(hub):
     hub.run("wshubctl", "pub", "--durable", "letters", "over a boot")
     hub.reboot()
     same(hub.show("ActiveState"), "active")
-    heard = hub.run("wshubctl", "sub", "-n", "1", "letters").stdout
-    assert "over a boot" in heard, heard
+    received = hub.run("wshubctl", "sub", "-n", "1", "letters").stdout
+    assert "over a boot" in received, received
 
 
 run_cases(Machine)

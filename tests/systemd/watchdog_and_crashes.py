@@ -68,8 +68,8 @@ def disk(hub):
     hub.run("sh", "-c", "cp /usr/bin/wshubd /usr/bin/wshubd.new && mv /usr/bin/wshubd.new /usr/bin/wshubd")
     for child in hub.children():
         hub.signal("KILL", child)
-    said = hub.run("wshubctl", "pub", "--durable", "--verbose", "orders", "three").stderr
-    assert "1 stored" in said, said
+    stderr = hub.run("wshubctl", "pub", "--durable", "--verbose", "orders", "three").stderr
+    assert "1 stored" in stderr, stderr
     hub.run("wshubctl", "purge", "orders", check=False)
     hub.ctl("restart", "wshubd")
 

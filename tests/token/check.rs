@@ -62,10 +62,10 @@ fn a_wrong_signature_is_reported_with_the_keys() {
         (json!({ "alg": "HS256", "crit": [] }), vec!["`crit`"]),
         (json!({ "kid": "new" }), vec!["header cannot be read: missing field `alg`"]),
     ];
-    for (header, said) in cases {
+    for (header, expected) in cases {
         let (code, message) = fault(&verifier, &of(header.clone(), "somebody else's secret, thirty-two"));
         assert_eq!(code, "token_invalid");
-        assert!(said.iter().all(|said| message.contains(said)), "{header}: {message}");
+        assert!(expected.iter().all(|expected| message.contains(expected)), "{header}: {message}");
     }
 }
 
@@ -125,15 +125,16 @@ fn mistakes_in_claims_are_named() {
         (json!({ "exp": NOW + 9, "sub": "a", "wshub": patterns(40, "a") }), "has 40 patterns, at most 32"),
         (json!({ "exp": NOW + 9, "sub": "a", "wshub": patterns(20, &"a".repeat(99)) }), "have 1980 bytes"),
     ];
-    for (claims, said) in cases {
+    for (claims, expected) in cases {
         let (code, message) = fault(&hs256(), &token(&claims));
         assert_eq!(code, "token_invalid");
-        assert!(message.contains(said) && !message.contains("column"), "{claims}: {message}");
+        assert!(message.contains(expected) && !message.contains("column"), "{claims}: {message}");
     }
     assert!(fault(&hs256(), &spelled("[]")).1.contains("the claims cannot be read"));
     let within = spelled(&format!(r#"{{"sub":"ada","exp":{},"wshub":{{"publish":7}}}}"#, NOW + 9));
-    let said = "the claims cannot be read: `wshub`: `publish`: invalid type: integer `7`, expected a list";
-    assert_eq!(fault(&hs256(), &within).1, said);
+    let expected =
+        "the claims cannot be read: `wshub`: `publish`: invalid type: integer `7`, expected a list";
+    assert_eq!(fault(&hs256(), &within).1, expected);
     let twice = spelled(&format!(r#"{{"sub":"ada","exp":{},"iss":"a","iss":"b"}}"#, NOW + 9));
     assert_eq!(fault(&hs256(), &twice).1, "the claims cannot be read: duplicate field `iss`");
     let latin = spelled_in(&[br#"{"sub":"ada","name":"Zo"#, &[0xeb][..], br#"","exp":9999999999}"#].concat());
@@ -146,13 +147,13 @@ fn an_unknown_member_is_reported_and_refuses_no_token() {
     let with = |wshub: Value| token(&json!({ "sub": "ada", "exp": NOW + 9, "wshub": wshub }));
     let odd = with(json!({ "subscibe": ["*"], "publish": ["a"], "x": { "deep": [1] } }));
     let check = verifier.check(&odd, now());
-    let told = "its claim `wshub` has members that mean nothing: [\"subscibe\", \"x\"]; known are subscribe, \
+    let expected = "its claim `wshub` has members that mean nothing: [\"subscibe\", \"x\"]; known are subscribe, \
                 publish, interrupt, admin";
-    assert_eq!((check.valid, check.warnings), (true, vec![told.to_owned()]));
+    assert_eq!((check.valid, check.warnings), (true, vec![expected.to_owned()]));
     assert_eq!(check.rights.unwrap().subscribe, [""; 0], "what it was to allow is not allowed");
     assert_eq!(verifier.oddity(), None, "an administrator's question is no event");
     assert!(verifier.verify(&odd, now()).is_ok());
-    assert_eq!(verifier.oddity(), Some(format!("a token of \"ada\": {told}")));
+    assert_eq!(verifier.oddity(), Some(format!("a token of \"ada\": {expected}")));
     assert!(verifier.verify(&odd, now()).is_ok());
     assert_eq!(verifier.oddity(), None, "the same token again says nothing new");
     let right = with(json!({ "subscribe": [], "publish": [], "interrupt": [], "admin": false }));
@@ -187,11 +188,11 @@ fn text_that_is_no_token_is_reported_with_what_it_may_be() {
         (format!("{message}./+{signature}"), "`+` or `/`"),
         (format!("{message}.{}", &signature[..1]), "not base64url: was it cut?"),
     ];
-    for (text, said) in cases {
+    for (text, expected) in cases {
         let (code, message) = fault(&hs256(), &text);
         assert_eq!(code, "token_invalid");
         let form = "three parts of base64url with dots between them are wanted, header.payload.signature; ";
-        assert!(message.contains(form) && message.contains(said), "{text}: {message}");
+        assert!(message.contains(form) && message.contains(expected), "{text}: {message}");
     }
     assert!(fault(&hs256(), &"A".repeat(5000)).1.contains("has 5000 bytes, at most 4096"));
     assert_eq!(
@@ -212,7 +213,7 @@ fn a_wrong_issuer_or_audience_is_reported_with_both() {
     };
     let verifier = hs256_of(Some("email"), &["https://us.example/"], &["wshub", "hub"], true);
     assert!(verifier.check(&claims(json!({})), now()).valid);
-    for (more, said) in [
+    for (more, expected) in [
         (
             json!({ "iss": "https://us.example" }),
             "the token has the `iss` \"https://us.example\", and `[auth] issuer` wants \"https://us.example/\"",
@@ -235,7 +236,7 @@ fn a_wrong_issuer_or_audience_is_reported_with_both() {
         (json!({ "email": {} }), "the claims cannot be read: `email`: invalid type: object, expected text"),
     ] {
         let (code, message) = fault(&verifier, &claims(more.clone()));
-        assert!(code == "token_invalid" && message.contains(said), "{more}: {message}");
+        assert!(code == "token_invalid" && message.contains(expected), "{more}: {message}");
     }
     // However many and however long.
     let many = claims(json!({ "aud": vec!["a".repeat(40); 60] }));
@@ -247,7 +248,7 @@ fn a_secret_in_another_encoding_is_found_out() {
     let text = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVm";
     let hexadecimal = "ab".repeat(32);
     let claims = json!({ "sub": "ada", "exp": NOW + 9 }).to_string();
-    for (file, secret, said) in [
+    for (file, secret, expected) in [
         (text, b"0123456789abcdef0123456789abcdef0123456789abcdef".to_vec(), "is in base64"),
         (&hexadecimal, vec![0xab; 32], "is in hexadecimal"),
         (text, format!("{text}\n").into_bytes(), "the line break at the end of its file"),
@@ -257,7 +258,7 @@ fn a_secret_in_another_encoding_is_found_out() {
             signed(r#"{"alg":"HS256"}"#, &claims, &EncodingKey::from_secret(&secret), Algorithm::HS256);
         let (_, message) = fault(&verifier, &token);
         assert!(
-            message.starts_with("the signature of HS256 was made with ") && message.contains(said),
+            message.starts_with("the signature of HS256 was made with ") && message.contains(expected),
             "{message}"
         );
         assert!(!message.contains(file), "{message}");
@@ -280,11 +281,11 @@ fn a_named_key_is_reported_with_what_is_wrong_with_it() {
     keys.push(oct("enc", "enc"));
     let verifier = verifier(&[(Alg::Hs256, &json!({ "keys": keys }).to_string(), None)]).unwrap();
     let (_, message) = fault(&verifier, &header(json!({ "alg": "HS256", "kid": "k12" })));
-    let said = [
+    let expected = [
         "\"k12\"; there is HS256 with the `kid` \"k0\", ",
         " and 4 more; is the JWK set older than the key?",
     ];
-    assert!(said.iter().all(|said| message.contains(said)), "{message}");
+    assert!(expected.iter().all(|expected| message.contains(expected)), "{message}");
     let (_, message) = fault(&verifier, &header(json!({ "alg": "HS256", "kid": "enc" })));
     assert!(message.ends_with("`kid` \"enc\", is skipped: its `use` is \"enc\""), "{message}");
 }
@@ -340,15 +341,15 @@ fn limits_above_the_cap_are_reported_with_the_granted() {
     for (rate, burst) in [(1000.0, 1000.0), (0.5, 1.0)] {
         assert_eq!(limits(rate, burst), (None, Vec::new()));
     }
-    let told = |asked: &str, granted: &str| {
+    let warning = |asked: &str, granted: &str| {
         format!("its `wshub_limits` ask for {asked}, and it gets {granted}: `[limits] token_rate` is 1000")
     };
-    for (rate, burst, granted, told) in [
-        (5000.0, 8000.0, (1000.0, 1000), told("5000 requests a second and 8000 at once", "1000 and 1000")),
-        (2.5, 8000.0, (2.5, 1000), told("2.5 requests a second and 8000 at once", "2.5 and 1000")),
-        (1000.5, 10.0, (1000.0, 10), told("1000.5 requests a second and 10 at once", "1000 and 10")),
+    for (rate, burst, granted, warning) in [
+        (5000.0, 8000.0, (1000.0, 1000), warning("5000 requests a second and 8000 at once", "1000 and 1000")),
+        (2.5, 8000.0, (2.5, 1000), warning("2.5 requests a second and 8000 at once", "2.5 and 1000")),
+        (1000.5, 10.0, (1000.0, 10), warning("1000.5 requests a second and 10 at once", "1000 and 10")),
     ] {
-        assert_eq!(limits(rate, burst), (Some(granted), vec![told]));
+        assert_eq!(limits(rate, burst), (Some(granted), vec![warning]));
     }
     let mut none = hs256().check(&token(&json!({ "sub": "ada", "exp": NOW + 9 })), now());
     none.cap(1);

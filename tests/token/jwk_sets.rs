@@ -25,9 +25,9 @@ fn code(verifier: &Verifier, token: &str) -> &'static str {
 fn read(alg: Alg, text: &str) -> Result<(Verifier, Vec<String>), String> {
     let verifier = verifier(&[(alg, text, None)])?;
     let warnings = verifier.warnings().map(|warning| {
-        let (file, said) = warning.split_once(": ").unwrap();
+        let (file, message) = warning.split_once(": ").unwrap();
         assert!(file.ends_with("/0"), "{file}");
-        said.to_owned()
+        message.to_owned()
     });
     let warnings = warnings.collect();
     Ok((verifier, warnings))
@@ -162,7 +162,7 @@ fn an_unusable_key_is_skipped_with_name_and_reason() {
 fn a_set_without_a_usable_key_is_refused_with_the_reason() {
     let several =
         set(&[oct(SECRET, &json!({ "kid": "a", "use": "enc" })), json!({ "kty": "EC", "crv": "P-256" })]);
-    for (text, said) in [
+    for (text, expected) in [
         (
             several,
             "none of its 2 keys can be used: of `kid` \"a\", its `use` is \"enc\"; of key 2, its `kty` is \"EC\"",
@@ -179,7 +179,7 @@ fn a_set_without_a_usable_key_is_refused_with_the_reason() {
         ),
     ] {
         let error = read(Alg::Hs256, &text).map(|_| ()).unwrap_err();
-        assert!(error.ends_with(&format!("cannot be a key for HS256: {said}")), "{error}");
+        assert!(error.ends_with(&format!("cannot be a key for HS256: {expected}")), "{error}");
     }
 }
 
@@ -282,8 +282,9 @@ mod public {
                     "the header has no `kid`, and more keys fit the token's `alg` than are tried"
                 );
                 let message = verifier.check(token, now()).message.unwrap();
-                let said = [&*format!("{count} keys of ES384 may"), "at most 4 are tried", "put the `kid`"];
-                assert!(said.iter().all(|said| message.contains(said)), "{message}");
+                let expected =
+                    [&*format!("{count} keys of ES384 may"), "at most 4 are tried", "put the `kid`"];
+                assert!(expected.iter().all(|expected| message.contains(expected)), "{message}");
             }
         }
         // Secrets cost nothing, and are all tried.
@@ -350,7 +351,7 @@ mod public {
         let short = URL_SAFE_NO_PAD.encode([0xc1; 128]);
         let long = URL_SAFE_NO_PAD.encode([0xc1; 513]);
         let zero = "A".repeat(43);
-        for (alg, number, more, said) in [
+        for (alg, number, more, expected) in [
             (Alg::Rs256, 0, json!({ "e": "AQ" }), "its numbers are no key of RSA"),
             (Alg::Rs256, 0, json!({ "e": "" }), "its numbers are no key of RSA"),
             (Alg::Rs256, 0, json!({ "e": even }), "its numbers are no key of RSA"),
@@ -379,7 +380,7 @@ mod public {
             (Alg::EdDsa, 3, json!({ "x": "AQAB" }), "its numbers are no point of its curve"),
             (Alg::EdDsa, 3, json!({ "kty": "EC" }), "its `kty` is \"EC\""),
         ] {
-            assert_eq!(refusal(alg, &changed(number, &more)), said, "{alg:?} {more}");
+            assert_eq!(refusal(alg, &changed(number, &more)), expected, "{alg:?} {more}");
         }
         assert_eq!(refusal(Alg::Rs256, &oct(SECRET, &json!({}))), "its `kty` is \"oct\"");
     }
@@ -390,8 +391,9 @@ mod public {
         {
             let text = set(&[changed(1, &json!({})), private]);
             let error = read(Alg::Es256, &text).map(|_| ()).unwrap_err();
-            let said = "it holds a private key (a JWK with `d`), and the public one is wanted: leave out `d`";
-            assert!(error.contains(said), "{error}");
+            let expected =
+                "it holds a private key (a JWK with `d`), and the public one is wanted: leave out `d`";
+            assert!(error.contains(expected), "{error}");
         }
     }
 

@@ -15,9 +15,9 @@ const EDDSA: &str = include_str!("keys/eddsa.pub.pem");
 fn read(alg: Alg, blocks: &[&str]) -> Result<Verifier, String> {
     let verifier = verifier(&[(alg, &blocks.concat(), None)]);
     verifier.map_err(|error| {
-        let (place, said) = error.split_once(": cannot be a key for ").unwrap();
+        let (place, message) = error.split_once(": cannot be a key for ").unwrap();
         assert!(place.ends_with("/0"), "the file is named: {error}");
-        said.split_once(": ").unwrap().1.to_owned()
+        message.split_once(": ").unwrap().1.to_owned()
     })
 }
 
@@ -30,7 +30,7 @@ fn two_keys_in_one_file_are_refused() {
     };
     let other = include_str!("keys/es384.pub.pem");
     let rsa = include_str!("keys/rs256.pub.pem");
-    for (alg, blocks, said) in [
+    for (alg, blocks, expected) in [
         (Alg::Es256, &[ES256, other][..], numbered(2)),
         (Alg::Es256, &[other, ES256], numbered(2)),
         (Alg::EdDsa, &[EDDSA, ES256, rsa], numbered(3)),
@@ -39,7 +39,7 @@ fn two_keys_in_one_file_are_refused() {
         (Alg::Es384, &[ROOT, ES256], numbered(2)),
         (Alg::Es256, &[ES256, "-----BEGIN PUBLIC KEY-----\nMFkw"], numbered(2)),
     ] {
-        assert_eq!(read(alg, blocks).err(), Some(said), "{alg:?} {}", blocks.len());
+        assert_eq!(read(alg, blocks).err(), Some(expected), "{alg:?} {}", blocks.len());
     }
 }
 

@@ -323,12 +323,12 @@ fn a_token_from_the_future_is_reported_to_outlive_revocation() {
     assert_eq!(warnings(NOW + 30), [""; 0], "nothing is revoked");
     for revoked in [user("ada"), jti("t1")] {
         list.borrow_mut().apply(Change::revoke(revoked.clone(), NOW - 5));
-        let told = warnings(NOW + 30);
+        let messages = warnings(NOW + 30);
         assert!(
-            told[0].starts_with(&format!("it holds although it was revoked at {}", at(NOW - 5))),
-            "{told:?}"
+            messages[0].starts_with(&format!("it holds although it was revoked at {}", at(NOW - 5))),
+            "{messages:?}"
         );
-        assert!(told[0].contains(&format!("issued at {} (`iat`)", at(NOW + 30))), "{told:?}");
+        assert!(messages[0].contains(&format!("issued at {} (`iat`)", at(NOW + 30))), "{messages:?}");
         assert!(warnings(NOW + 300)[0].contains("none that is made before then counts for this token"));
         // Made anew since then, as it should be.
         assert_eq!(warnings(NOW), [""; 0]);
@@ -341,7 +341,7 @@ fn a_token_from_the_future_is_reported_to_outlive_revocation() {
 
 #[test]
 fn effects_of_a_shorter_revocation_ttl_are_counted() {
-    let told = |before: Option<u64>, ttl: Option<u64>| {
+    let messages = |before: Option<u64>, ttl: Option<u64>| {
         let mut list = Revocations::default();
         for (name, second) in [("gone", NOW - 40 * DAY), ("old", NOW - 10 * DAY), ("older", NOW - 20 * DAY)] {
             list.apply(Change::revoke(user(name), second));
@@ -352,18 +352,18 @@ fn effects_of_a_shorter_revocation_ttl_are_counted() {
         shortened.iter().flat_map(|shortened| shortened.warnings()).collect::<Vec<_>>()
     };
     for (before, ttl) in [(Some(30), Some(30)), (Some(30), Some(31)), (Some(30), None), (None, None)] {
-        assert_eq!(told(before, ttl), [""; 0], "{before:?} {ttl:?}");
+        assert_eq!(messages(before, ttl), [""; 0], "{before:?} {ttl:?}");
     }
     // The one of 40 days was over before.
-    let both = told(Some(30), Some(5));
+    let both = messages(Some(30), Some(5));
     let up_to = format!("revocations up to {}, 2 in number, are forgotten at once", at(NOW - 10 * DAY));
     assert!(both[0].contains(&up_to) && both[0].contains("of every user"), "{both:?}");
     let until = format!("until {}, when the last of the 1 revocations", at(NOW + 4 * DAY));
     assert!(both[1].contains(&until) && both[1].contains("more than 5days ahead are refused"), "{both:?}");
-    let kept = told(Some(30), Some(25));
+    let kept = messages(Some(30), Some(25));
     assert!(kept.len() == 1 && kept[0].contains("last of the 3 revocations"), "{kept:?}");
-    let for_ever = told(None, Some(30));
+    let for_ever = messages(None, Some(30));
     assert!(for_ever[0].contains("1 in number") && for_ever.len() == 2, "{for_ever:?}");
-    let all = told(Some(30), Some(1));
+    let all = messages(Some(30), Some(1));
     assert!(all.len() == 1 && all[0].contains("3 in number"), "{all:?}");
 }

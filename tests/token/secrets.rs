@@ -144,8 +144,8 @@ fn a_secret_of_root_may_be_readable_by_a_group() {
         assert_eq!((key.is_ok(), secret.is_ok()), (fine, fine), "{mode:o}");
         if let Err(error) = key {
             let file = path.display();
-            let said = format!("has mode {mode:04o}, which lets others in; `chmod 0600 {file}`");
-            assert!(error.to_string().ends_with(&said), "{error}");
+            let expected = format!("has mode {mode:04o}, which lets others in; `chmod 0600 {file}`");
+            assert!(error.to_string().ends_with(&expected), "{error}");
         }
         // Whoever else owns it may have made it so by a careless umask.
         give_to_somebody(&path);
@@ -178,8 +178,8 @@ fn a_secret_that_others_can_read_or_guess_is_refused() {
         give_to_somebody(&path);
         auth.broadcast_secrets = vec![path.clone()];
         let error = Secrets::open(&auth, &scratch.0).unwrap_err().to_string();
-        let (place, said) = error.split_once(": ").unwrap();
-        assert!(place == path.to_str().unwrap() && said.contains(message), "{error}");
+        let (place, error_message) = error.split_once(": ").unwrap();
+        assert!(place == path.to_str().unwrap() && error_message.contains(message), "{error}");
     }
     auth.broadcast_secrets = vec![scratch.0.join("missing"), scratch.0.clone()];
     let error = Secrets::open(&auth, &scratch.0).unwrap_err();

@@ -560,14 +560,14 @@ fn rights_come_from_the_token_or_the_configuration() {
 fn errors_depend_only_on_verified_claims() {
     // Claims that would be refused in other ways, under another's signature.
     let key = EncodingKey::from_secret(b"somebody else's secret, thirty-two");
-    let said = |claims: serde_json::Value| {
+    let errors = |claims: serde_json::Value| {
         let token = signed(r#"{"alg":"HS256"}"#, claims.to_string(), &key, Algorithm::HS256);
         hs256().verify(&token, now()).unwrap_err()
     };
-    let expected = said(json!({ "sub": "ada", "exp": NOW + 9 }));
+    let expected = errors(json!({ "sub": "ada", "exp": NOW + 9 }));
     assert_eq!(expected.code, "token_invalid");
     for claims in [json!({ "sub": "ada", "exp": 1 }), json!({ "exp": NOW + 9, "nbf": NOW + 8 }), json!([])] {
-        assert_eq!(said(claims), expected);
+        assert_eq!(errors(claims), expected);
     }
 }
 

@@ -5,15 +5,15 @@
 #![no_main]
 
 #[allow(dead_code, unused_imports, reason = "stories use more of it")]
-#[path = "../../scenario/bench/mod.rs"]
-mod bench;
+#[path = "../../scenario/harness/mod.rs"]
+mod harness;
 mod hub_witness;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bench::{Bench, Seat, for_hub, rights};
-use hub_witness::{ASKED, Witness};
+use harness::{Harness, ConnectionId, for_hub, rights};
+use hub_witness::{ANSWERED_ONCE, Witness};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 use wshubd::hub::settings::{Keep, Policy, WriteThrough};
@@ -81,111 +81,111 @@ impl Steps<'_> {
 }
 
 struct History {
-    bench: Bench,
-    seats: BTreeMap<Seat, Witness>,
+    harness: Harness,
+    conns: BTreeMap<ConnectionId, Witness>,
     /// Hears of every operation, and takes all at once.
-    observer: Seat,
+    observer: ConnectionId,
     /// Operations that run, and whether they were interrupted.
     running: BTreeMap<String, bool>,
     requests: u64,
     /// Requests and frames are printed: `FUZZ_TELL=1`, for one input.
-    is_told: bool,
+    is_verbose: bool,
 }
 
 impl History {
     fn new() -> Self {
-        let mut bench = Bench::with(settings());
-        let observer = observer(&mut bench);
-        let is_told = std::env::var_os("FUZZ_TELL").is_some();
-        Self { bench, seats: BTreeMap::new(), observer, running: BTreeMap::new(), requests: 0, is_told }
+        let mut harness = Harness::with(settings());
+        let observer = observer(&mut harness);
+        let is_verbose = std::env::var_os("FUZZ_TELL").is_some();
+        Self { harness, conns: BTreeMap::new(), observer, running: BTreeMap::new(), requests: 0, is_verbose }
     }
 
-    fn pick(&self, steps: &mut Steps<'_>, wanted: impl Fn(&Witness) -> bool) -> Option<Seat> {
+    fn pick(&self, steps: &mut Steps<'_>, wanted: impl Fn(&Witness) -> bool) -> Option<ConnectionId> {
         let number = steps.byte();
-        let here: Vec<Seat> =
-            self.seats.iter().filter(|(_, one)| wanted(one)).map(|(seat, _)| *seat).collect();
+        let here: Vec<ConnectionId> =
+            self.conns.iter().filter(|(_, one)| wanted(one)).map(|(conn, _)| *conn).collect();
         (!here.is_empty()).then(|| here[usize::from(number) % here.len()])
     }
 
-    fn anybody(&self, steps: &mut Steps<'_>) -> Option<Seat> {
+    fn anybody(&self, steps: &mut Steps<'_>) -> Option<ConnectionId> {
         self.pick(steps, |_| true)
     }
 
     /// Sends a request of a peer, which is answered.
-    fn say(&mut self, who: Option<Seat>, request: Value) {
-        self.ask(who, ASKED, request);
+    fn request(&mut self, who: Option<ConnectionId>, request: Value) {
+        self.send_as(who, ANSWERED_ONCE, request);
     }
 
     /// The same under an id that begins so.
-    fn ask(&mut self, who: Option<Seat>, kind: &str, mut request: Value) {
-        let says = |seat: &Seat| !self.bench.paused.contains(seat) && !self.seats[seat].has_ended;
-        let Some(seat) = who.filter(says) else { return };
+    fn send_as(&mut self, who: Option<ConnectionId>, kind: &str, mut request: Value) {
+        let may_send = |conn: &ConnectionId| !self.harness.paused.contains(conn) && !self.conns[conn].has_ended;
+        let Some(conn) = who.filter(may_send) else { return };
         self.requests += 1;
         let id = format!("{kind}{}", self.requests);
         request["id"] = json!(id);
-        self.seats.get_mut(&seat).expect("it is here").asks(&id, &request);
-        if self.is_told {
-            eprintln!("{} says {request}", seat.slot);
+        self.conns.get_mut(&conn).expect("it is here").record_request(&id, &request);
+        if self.is_verbose {
+            eprintln!("{} sends {request}", conn.slot);
         }
-        self.bench.tell(seat, &request);
-        assert!(self.bench.last.list.len() <= MOST_ORDERS, "{} orders", self.bench.last.list.len());
+        self.harness.send_unread(conn, &request);
+        assert!(self.harness.last.list.len() <= MOST_ORDERS, "{} orders", self.harness.last.list.len());
     }
 
     fn step(&mut self, steps: &mut Steps<'_>) {
         let step = steps.below(32);
-        if self.is_told {
+        if self.is_verbose {
             eprintln!("step {step}");
         }
         match step {
             0..=2 => self.come(steps),
             3 => {
-                let Some(seat) = self.anybody(steps) else { return };
-                self.bench.leave(seat);
-                self.seats.remove(&seat);
+                let Some(conn) = self.anybody(steps) else { return };
+                self.harness.disconnect(conn);
+                self.conns.remove(&conn);
             }
-            4..=9 => self.request(steps),
+            4..=9 => self.random_request(steps),
             10..=14 => self.publish(steps),
             15 | 16 => self.operation(steps),
             17 => self.administer(steps),
-            18 => self.say_raw(steps),
-            19..=22 => self.link(steps),
+            18 => self.random_raw_request(steps),
+            19..=22 => self.random_link_event(steps),
             23 | 24 => self.store(steps),
             25 => {
                 let seconds = steps.below(20);
-                self.bench.handle(Input::KeepAlive { conn: self.observer, controls: 0 });
-                self.bench.wait(seconds as f64 + 0.5);
+                self.harness.handle(Input::KeepAlive { conn: self.observer, controls: 0 });
+                self.harness.wait(seconds as f64 + 0.5);
             }
             26 => {
-                self.bench.handle(Input::KeepAlive { conn: self.observer, controls: 0 });
-                self.bench.live(steps.below(70) as u64);
+                self.harness.handle(Input::KeepAlive { conn: self.observer, controls: 0 });
+                self.harness.keep_alive(steps.below(70) as u64);
             }
-            27 => self.bench.hand_over(),
+            27 => self.harness.hand_over(),
             28 => self.configure(steps),
             29 => self.memory(steps),
             30 => self.post(steps),
             _ => self.restart(steps),
         }
-        self.hear();
+        self.check_frames();
     }
 
     fn come(&mut self, steps: &mut Steps<'_>) {
         let user = steps.of(&USERS);
         let modes = [InboxMode::Auto, InboxMode::Ack, InboxMode::Off];
-        let (seat, is_worker) = match steps.below(8) {
-            0 | 1 => (self.bench.worker(), true),
-            2 => (self.bench.admin(), true),
-            3 => (self.bench.stranger(), false),
-            4 => (self.bench.client_in(user, steps.of(&modes)), false),
+        let (conn, is_worker) = match steps.below(8) {
+            0 | 1 => (self.harness.worker(), true),
+            2 => (self.harness.admin(), true),
+            3 => (self.harness.anonymous_client(), false),
+            4 => (self.harness.client_in(user, steps.of(&modes)), false),
             5 => {
                 let rights = rights(&["history", "brief"], &["history", "@user:*"], &["*"]);
-                (self.bench.newcomer(user, rights), false)
+                (self.harness.new_client(user, rights), false)
             }
-            _ => (self.bench.newcomer(user, None), false),
+            _ => (self.harness.new_client(user, None), false),
         };
-        self.seats.insert(seat, Witness::new(is_worker));
+        self.conns.insert(conn, Witness::new(is_worker));
     }
 
-    fn request(&mut self, steps: &mut Steps<'_>) {
+    fn random_request(&mut self, steps: &mut Steps<'_>) {
         let (who, channel) = (self.anybody(steps), steps.of(&CHANNELS));
         let request = match steps.below(10) {
             0..=2 => json!({"action": "subscribe", "channel": channel}),
@@ -203,7 +203,7 @@ impl History {
                 json!({"action": "auth", "token": token, "inbox": steps.of(&["auto", "ack", "off"])})
             }
         };
-        self.say(who, request);
+        self.request(who, request);
     }
 
     fn publish(&mut self, steps: &mut Steps<'_>) {
@@ -228,8 +228,8 @@ impl History {
         if has(32) {
             request["data"] = json!("d".repeat(steps.below(256) * 16));
         }
-        let kind = if request["action"] == "whisper" { "whisper-" } else { ASKED };
-        self.ask(who, kind, request);
+        let kind = if request["action"] == "whisper" { "whisper-" } else { ANSWERED_ONCE };
+        self.send_as(who, kind, request);
     }
 
     fn operation(&mut self, steps: &mut Steps<'_>) {
@@ -244,16 +244,16 @@ impl History {
                     start["interrupt_grace"] = json!(steps.below(9));
                     start["user_id"] = json!(steps.of(&USERS));
                 }
-                self.say(worker, start);
+                self.request(worker, start);
             }
             1 => {
                 let state = steps.of(&["completed", "failed", "interrupted"]);
                 let end = json!({"action": "operation_end", "operation_id": operation, "state": state});
-                self.say(worker, end);
+                self.request(worker, end);
             }
             _ => {
                 let who = self.anybody(steps);
-                self.say(who, json!({"action": "interrupt", "data": {"operation_id": operation}}));
+                self.request(who, json!({"action": "interrupt", "data": {"operation_id": operation}}));
             }
         }
     }
@@ -269,68 +269,68 @@ impl History {
             5 => json!({"action": "purge", "channel": steps.of(&CHANNELS)}),
             _ => json!({"action": "disconnect", "user_id": steps.of(&USERS)}),
         };
-        self.say(who, request);
+        self.request(who, request);
     }
 
     /// Any object as a request.
-    fn say_raw(&mut self, steps: &mut Steps<'_>) {
+    fn random_raw_request(&mut self, steps: &mut Steps<'_>) {
         let (who, text) = (self.anybody(steps), steps.text());
         let Ok(request) = serde_json::from_str::<Value>(&text) else { return };
         // What only the edge answers does not reach a hub.
         let is_of_the_edge = ["token", "reload"].iter().any(|action| request["action"] == *action);
         if request.is_object() && !is_of_the_edge {
-            self.ask(who, "raw-", request);
+            self.send_as(who, "raw-", request);
         }
     }
 
-    fn link(&mut self, steps: &mut Steps<'_>) {
-        let Some(seat) = self.anybody(steps) else { return };
+    fn random_link_event(&mut self, steps: &mut Steps<'_>) {
+        let Some(conn) = self.anybody(steps) else { return };
         match steps.below(9) {
-            0 => self.bench.outbound(
-                seat,
+            0 => self.harness.send_queue(
+                conn,
                 steps.of(&[SendQueueState::Empty, SendQueueState::Backlogged, SendQueueState::Full]),
             ),
-            1 => self.bench.clog(seat),
-            2 => self.bench.drain(seat, steps.below(20)),
-            3 => self.bench.unclog(seat),
-            4 => self.bench.handle(Input::KeepAlive { conn: seat, controls: steps.below(30) as u32 }),
-            5 => self.bench.handle(Input::WriteProgress { conn: seat }),
+            1 => self.harness.block_socket(conn),
+            2 => self.harness.drain(conn, steps.below(20)),
+            3 => self.harness.unblock_socket(conn),
+            4 => self.harness.handle(Input::KeepAlive { conn, controls: steps.below(30) as u32 }),
+            5 => self.harness.handle(Input::WriteProgress { conn }),
             6 => {
-                let witness = self.seats.get_mut(&seat).expect("it is here");
+                let witness = self.conns.get_mut(&conn).expect("it is here");
                 if witness.is_worker && !witness.has_ended {
                     witness.ends();
-                    self.bench.handle(Input::ReadClosed { conn: seat });
+                    self.harness.handle(Input::ReadClosed { conn });
                 }
             }
-            7 => self.acknowledge(seat, steps),
-            _ => self.bench.report_links(),
+            7 => self.acknowledge(conn, steps),
+            _ => self.harness.report_send_queues(),
         }
     }
 
-    fn acknowledge(&mut self, seat: Seat, steps: &mut Steps<'_>) {
+    fn acknowledge(&mut self, conn: ConnectionId, steps: &mut Steps<'_>) {
         let request =
             json!({"action": "ack", "epoch": "", "seq": steps.below(5), "read": steps.below(2) == 1});
-        if !self.seats[&seat].is_worker {
-            self.ask(Some(seat), "ack-", request);
+        if !self.conns[&conn].is_worker {
+            self.send_as(Some(conn), "ack-", request);
         }
     }
 
     fn store(&mut self, steps: &mut Steps<'_>) {
         match steps.below(12) {
-            0 => self.bench.slow_store = true,
-            1 | 2 => self.bench.store_answers(),
+            0 => self.harness.slow_store = true,
+            1 | 2 => self.harness.store_answers(),
             3 => {
-                self.bench.slow_store = false;
-                self.bench.store_answers();
+                self.harness.slow_store = false;
+                self.harness.store_answers();
             }
-            4 => self.bench.disk.slow = true,
-            5 => self.bench.disk.slow = false,
-            6 => self.bench.disk_writes(),
-            7 => self.bench.disk_writes_all(),
-            8 => self.bench.disk_refuses(),
-            9 => self.bench.disk_fails(),
-            10 => self.bench.disk_works(),
-            _ => self.bench.disk.unreadable = true,
+            4 => self.harness.disk.slow = true,
+            5 => self.harness.disk.slow = false,
+            6 => self.harness.disk_writes(),
+            7 => self.harness.disk_writes_all(),
+            8 => self.harness.disk_refuses(),
+            9 => self.harness.disk_fails(),
+            10 => self.harness.disk_works(),
+            _ => self.harness.disk.unreadable = true,
         }
     }
 
@@ -344,33 +344,33 @@ impl History {
             Policy { keep: Keep::History, bytes: 300, ..usual },
         ];
         let (place, policy, bytes) = (steps.below(4), steps.of(&policies), steps.of(&[20_000, 2000]));
-        self.bench.configure(|settings| {
+        self.harness.configure(|settings| {
             settings.policies[place].1 = policy;
             settings.limits.kept_bytes = bytes;
         });
     }
 
     fn memory(&mut self, steps: &mut Steps<'_>) {
-        let ceiling = self.bench.settings.limits.memory as u64;
+        let ceiling = self.harness.settings.limits.memory as u64;
         match steps.below(6) {
             0 => {
                 let bytes = [None, Some(0), Some(3000)][steps.below(3)];
-                self.bench.handle(Input::Store(StoreEvent::Capacity { bytes }));
+                self.harness.handle(Input::Store(StoreEvent::Capacity { bytes }));
             }
             1 => {
                 let is_scarce = steps.below(2) == 1;
-                self.bench.handle(Input::Store(StoreEvent::WriteBudget { is_scarce }));
+                self.harness.handle(Input::Store(StoreEvent::WriteBudget { is_scarce }));
             }
-            2 => self.bench.handle(Input::NoCapacity),
+            2 => self.harness.handle(Input::NoCapacity),
             3 => {
                 let all = [Rejection::NoCapacity, Rejection::HandshakeTimeout, Rejection::WrongSecret];
-                self.bench.handle(Input::Rejected(steps.of(&all)));
+                self.harness.handle(Input::Rejected(steps.of(&all)));
             }
             _ => {
                 let links = ceiling / 100 * steps.below(110) as u64;
-                let holders = self.anybody(steps).map(|seat| (seat, links / 2)).into_iter().collect();
+                let holders = self.anybody(steps).map(|conn| (conn, links / 2)).into_iter().collect();
                 let is_waited_for = steps.below(2) == 1;
-                self.bench.handle(Input::Memory { links, holders, is_waited_for });
+                self.harness.handle(Input::Memory { links, holders, is_waited_for });
             }
         }
     }
@@ -384,59 +384,59 @@ impl History {
             _ => json!({"all": true, "event": "e"}),
         };
         let is_durable = body["durable"] == true;
-        let answers = self.bench.post(self.requests, &body);
+        let answers = self.harness.post(self.requests, &body);
         assert!(is_durable || answers.len() == 1, "{answers:?}");
     }
 
     /// The hub ends in one of three ways, and another begins on what it left.
     fn restart(&mut self, steps: &mut Steps<'_>) {
-        self.hear();
-        self.seats.clear();
+        self.check_frames();
+        self.conns.clear();
         self.running.clear();
         let how = steps.below(3);
-        let remains = (how == 0).then(|| self.bench.end());
-        self.bench.repair_disk();
-        self.bench.disk.was_unread = false;
+        let remains = (how == 0).then(|| self.harness.end());
+        self.harness.repair_disk();
+        self.harness.disk.was_unread = false;
         match (remains, how) {
-            (Some(remains), _) => self.bench.begin(Some(&remains), 0),
-            (None, 1) => self.bench.kill(),
-            (None, _) => self.bench.crash(),
+            (Some(remains), _) => self.harness.begin(Some(&remains), 0),
+            (None, 1) => self.harness.kill(),
+            (None, _) => self.harness.crash(),
         }
-        self.observer = observer(&mut self.bench);
+        self.observer = observer(&mut self.harness);
     }
 
     /// Hears everybody out. Who is sent away leaves.
-    fn hear(&mut self) {
+    fn check_frames(&mut self) {
         loop {
-            let was_unread = self.bench.disk.was_unread;
-            for (seat, witness) in &mut self.seats {
-                for frame in self.bench.frames(*seat) {
-                    if self.is_told {
-                        eprintln!("{}: {frame}", seat.slot);
+            let was_unread = self.harness.disk.was_unread;
+            for (conn, witness) in &mut self.conns {
+                for frame in self.harness.frames(*conn) {
+                    if self.is_verbose {
+                        eprintln!("{}: {frame}", conn.slot);
                     }
-                    witness.hear(&frame, was_unread);
+                    witness.receive(&frame, was_unread);
                 }
             }
-            for frame in self.bench.frames(self.observer) {
+            for frame in self.harness.frames(self.observer) {
                 self.observe(&frame);
             }
-            let gone = self.seats.iter().find(|(_, witness)| witness.is_closed).map(|(seat, _)| *seat);
-            let Some(seat) = gone else { break };
-            self.seats.remove(&seat);
-            self.bench.leave(seat);
+            let gone = self.conns.iter().find(|(_, witness)| witness.is_closed).map(|(conn, _)| *conn);
+            let Some(conn) = gone else { break };
+            self.conns.remove(&conn);
+            self.harness.disconnect(conn);
         }
         self.count();
     }
 
     /// The hub's counts are those of its contents.
     fn count(&mut self) {
-        let stats = self.bench.stats();
-        let workers = self.seats.values().filter(|witness| witness.is_worker).count();
+        let stats = self.harness.stats();
+        let workers = self.conns.values().filter(|witness| witness.is_worker).count();
         assert_eq!(stats["workers"], workers);
-        assert_eq!(stats["total_connections"], self.seats.len() - workers + 1);
-        let subscriptions: usize = self.seats.values().map(Witness::subscriptions).sum();
+        assert_eq!(stats["total_connections"], self.conns.len() - workers + 1);
+        let subscriptions: usize = self.conns.values().map(Witness::subscriptions).sum();
         assert_eq!(stats["subscriptions"], subscriptions + 1);
-        assert_eq!(stats["kept_messages"], self.bench.stored(), "the index and the store agree");
+        assert_eq!(stats["kept_messages"], self.harness.stored(), "the index and the store agree");
     }
 
     /// An operation starts once, is shown as interrupted once, and ends once.
@@ -459,19 +459,19 @@ impl History {
     /// One more request, of which the orders are only counted: the hub is of no use
     /// afterwards.
     fn bound(mut self, steps: &mut Steps<'_>) {
-        let Some(seat) = self.pick(steps, |witness| !witness.is_worker) else { return };
+        let Some(conn) = self.pick(steps, |witness| !witness.is_worker) else { return };
         let all: Vec<Value> = CHANNELS
             .iter()
             .map(|channel| json!({"channel": channel, "since": {"epoch": "", "seq": 0}, "presence": true}))
             .collect();
         let request = json!({"action": "subscribe", "channels": all}).to_string();
-        let said = protocol::parse(&request).expect("a request");
-        let request = for_hub(said);
+        let parsed = protocol::parse(&request).expect("a request");
+        let request = for_hub(parsed);
         assert!(matches!(request.request, HubRequest::Subscribe(_)));
         let mut out = Effects::default();
-        self.bench.hub.handle(
-            self.bench.now,
-            Input::Request { from: Requester::Connection(seat), request },
+        self.harness.hub.handle(
+            self.harness.now,
+            Input::Request { from: Requester::Connection(conn), request },
             &mut out,
         );
         assert!(out.list.len() <= MOST_ORDERS, "{} orders", out.list.len());
@@ -479,40 +479,40 @@ impl History {
 
     /// The disk works, everybody takes everything, and time passes: all is answered.
     fn settle(&mut self) {
-        self.bench.disk_works();
-        self.bench.disk.slow = false;
-        self.bench.disk_writes();
-        self.bench.slow_store = false;
-        self.bench.store_answers();
-        self.bench.handle(Input::Store(StoreEvent::Capacity { bytes: None }));
-        self.bench.handle(Input::Memory { links: 0, holders: Vec::new(), is_waited_for: false });
-        for seat in self.seats.keys().copied().collect::<Vec<_>>() {
-            if self.seats.contains_key(&seat) {
-                self.bench.outbound(seat, SendQueueState::Empty);
-                self.bench.unclog(seat);
-                self.hear();
+        self.harness.disk_works();
+        self.harness.disk.slow = false;
+        self.harness.disk_writes();
+        self.harness.slow_store = false;
+        self.harness.store_answers();
+        self.harness.handle(Input::Store(StoreEvent::Capacity { bytes: None }));
+        self.harness.handle(Input::Memory { links: 0, holders: Vec::new(), is_waited_for: false });
+        for conn in self.conns.keys().copied().collect::<Vec<_>>() {
+            if self.conns.contains_key(&conn) {
+                self.harness.send_queue(conn, SendQueueState::Empty);
+                self.harness.unblock_socket(conn);
+                self.check_frames();
             }
         }
-        self.bench.handle(Input::KeepAlive { conn: self.observer, controls: 0 });
-        self.bench.wait(11.0);
-        self.hear();
-        for witness in self.seats.values() {
+        self.harness.handle(Input::KeepAlive { conn: self.observer, controls: 0 });
+        self.harness.wait(11.0);
+        self.check_frames();
+        for witness in self.conns.values() {
             assert!(witness.unanswered().is_empty(), "not answered: {:?}", witness.unanswered());
         }
     }
 
     /// When all have left and time has passed, nothing remains.
     fn end(mut self) {
-        for seat in std::mem::take(&mut self.seats).into_keys() {
-            self.bench.leave(seat);
+        for conn in std::mem::take(&mut self.conns).into_keys() {
+            self.harness.disconnect(conn);
         }
-        self.hear();
+        self.check_frames();
         assert!(self.running.is_empty(), "every operation has ended: {:?}", self.running);
-        self.bench.leave(self.observer);
-        self.bench.wait(200_000.0);
-        assert_eq!((self.bench.hub.deadline(), self.bench.stored()), (None, 0));
-        let anew = Hub::new(self.bench.settings.clone(), 1);
-        assert_eq!(tables(&self.bench.hub), tables(&anew));
+        self.harness.disconnect(self.observer);
+        self.harness.wait(200_000.0);
+        assert_eq!((self.harness.hub.deadline(), self.harness.stored()), (None, 0));
+        let anew = Hub::new(self.harness.settings.clone(), 1);
+        assert_eq!(tables(&self.harness.hub), tables(&anew));
     }
 }
 
@@ -525,9 +525,9 @@ fn tables(hub: &Hub) -> Value {
     hub
 }
 
-fn observer(bench: &mut Bench) -> Seat {
-    let observer = bench.client("observer");
-    bench.subscribe(observer, "jobs");
+fn observer(harness: &mut Harness) -> ConnectionId {
+    let observer = harness.client("observer");
+    harness.subscribe(observer, "jobs");
     observer
 }
 

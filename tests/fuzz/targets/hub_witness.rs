@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 /// How ids begin of requests that have one answer each.
-pub(crate) const ASKED: &str = "asked-";
+pub(crate) const ANSWERED_ONCE: &str = "asked-";
 
 /// One subscription.
 struct Subscription {
@@ -25,8 +25,8 @@ pub(crate) struct Witness {
     /// The last position received of the inbox.
     inbox: u64,
     /// The actions of requests that have no final answer, by id.
-    asked: BTreeMap<String, String>,
-    /// It has shut the direction in which it speaks.
+    pending: BTreeMap<String, String>,
+    /// It has shut its sending direction.
     pub(crate) has_ended: bool,
     /// The hub has sent `bye`: nothing follows.
     pub(crate) is_closed: bool,
@@ -49,25 +49,25 @@ impl Witness {
     }
 
     /// A request is made under an id of its own.
-    pub(crate) fn asks(&mut self, id: &str, request: &Value) {
+    pub(crate) fn record_request(&mut self, id: &str, request: &Value) {
         let action = request["action"].as_str().unwrap_or_default();
-        self.asked.insert(id.to_owned(), action.to_owned());
+        self.pending.insert(id.to_owned(), action.to_owned());
     }
 
     /// What has no answer that must have one. Those with another kind of id may have none,
     /// or several.
     pub(crate) fn unanswered(&self) -> Vec<&String> {
-        self.asked.keys().filter(|id| id.starts_with(ASKED)).collect()
+        self.pending.keys().filter(|id| id.starts_with(ANSWERED_ONCE)).collect()
     }
 
     /// Takes one frame. After a disk that could not be read, an inbox is replayed again from
     /// there on.
-    pub(crate) fn hear(&mut self, frame: &Value, was_unread: bool) {
+    pub(crate) fn receive(&mut self, frame: &Value, was_unread: bool) {
         assert!(!self.is_closed, "{frame} after the end");
         let channel = frame["channel"].as_str().unwrap_or_default();
         let kind = match frame["type"].as_str().expect("a frame has a type") {
             // A worker's, with the fields of what it stands for.
-            "ok" => match frame["id"].as_str().and_then(|id| self.asked.get(id)).map(String::as_str) {
+            "ok" => match frame["id"].as_str().and_then(|id| self.pending.get(id)).map(String::as_str) {
                 Some("subscribe") => "subscription_succeeded",
                 Some("unsubscribe") => "unsubscribe_succeeded",
                 _ => "ok",
@@ -78,7 +78,7 @@ impl Witness {
             "closed" | "hung up" => self.is_closed = true,
             "subscription_succeeded" => {
                 // With `since` it begins with what lies behind that, else with what was
-                // not heard yet.
+                // not received yet.
                 let goes_on = frame["recovered"].is_null() && self.subscriptions.contains_key(channel);
                 if !goes_on {
                     let start = frame["seq"].as_u64().expect("a position");
@@ -105,7 +105,7 @@ impl Witness {
             self.inbox = seq;
             return;
         }
-        let subscription = self.subscriptions.get_mut(channel).expect("only subscribers hear");
+        let subscription = self.subscriptions.get_mut(channel).expect("only subscribers receive");
         assert!(seq > subscription.last, "{frame} after {}", subscription.last);
         (subscription.last, subscription.is_fresh) = (seq, false);
     }
@@ -124,10 +124,10 @@ impl Witness {
 
     /// Each request has one final answer.
     fn answer(&mut self, frame: &Value) {
-        let Some(id) = frame["id"].as_str().filter(|id| id.starts_with(ASKED)) else { return };
-        assert!(self.asked.contains_key(id), "{frame} answers again");
+        let Some(id) = frame["id"].as_str().filter(|id| id.starts_with(ANSWERED_ONCE)) else { return };
+        assert!(self.pending.contains_key(id), "{frame} answers again");
         if frame["outcome"] != "pending" {
-            self.asked.remove(id);
+            self.pending.remove(id);
         }
     }
 }

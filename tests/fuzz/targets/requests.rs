@@ -21,7 +21,7 @@ fn fields(text: &str) -> Option<Fields<'_>> {
 /// Checks the parsed request of a client or worker.
 pub(crate) fn check(text: &str, parsed: &Result<RequestEnvelope, MalformedRequest>) {
     match parsed {
-        Ok(said) => check_request(text, said),
+        Ok(request) => check_request(text, request),
         Err(misspoken) => check_error(text, misspoken),
     }
 }

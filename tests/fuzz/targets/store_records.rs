@@ -96,13 +96,13 @@ fn check_parts(cuts: &mut Cuts, text: &[u8]) {
 
 /// The recovered entries of a log.
 #[derive(Default)]
-struct Heard {
+struct Loaded {
     messages: Vec<(String, u64, String, String)>,
     others: usize,
     damaged: u64,
 }
 
-impl RecordSink for Heard {
+impl RecordSink for Loaded {
     fn message(
         &mut self,
         StoredMessage { log, seq, head, body }: StoredMessage<'_>,
@@ -182,19 +182,19 @@ fn log_of(cuts: &mut Cuts, bytes: &[u8]) -> (Vec<u8>, Vec<(String, u64, String, 
 
 fn check_log(cuts: &mut Cuts, bytes: &[u8]) {
     let (log, messages) = log_of(cuts, bytes);
-    let heard = DIRECTORY.with(|directory| {
+    let loaded = DIRECTORY.with(|directory| {
         fs::write(directory.join(format!("wal-{SALT:016x}")), &log).expect("a file in it");
         let wal = Wal::open(directory).expect("a file can be read").expect("there is one");
-        let mut heard = Heard::default();
-        wal.load(&mut heard).expect("it can be read again");
-        assert_eq!(heard.damaged, wal.damaged(), "what is damaged is told");
-        heard
+        let mut loaded = Loaded::default();
+        wal.load(&mut loaded).expect("it can be read again");
+        assert_eq!(loaded.damaged, wal.damaged(), "what is damaged is told");
+        loaded
     });
     // Behind the first hole of a commit that has not ended all is as if it never was.
     let mut all = messages.iter();
-    let is_in_order = heard.messages.iter().all(|message| all.any(|written| written == message));
-    assert!(is_in_order, "only what was written is told, in its order: {:?}", heard.messages);
-    assert!(heard.messages.len() as u64 + heard.damaged <= messages.len() as u64 + bytes.len() as u64);
+    let is_in_order = loaded.messages.iter().all(|message| all.any(|written| written == message));
+    assert!(is_in_order, "only what was written is told, in its order: {:?}", loaded.messages);
+    assert!(loaded.messages.len() as u64 + loaded.damaged <= messages.len() as u64 + bytes.len() as u64);
 }
 
 fuzz_target!(|input: &[u8]| {

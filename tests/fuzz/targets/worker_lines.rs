@@ -16,23 +16,23 @@ use wshubd::protocol::worker;
 const LONGEST: usize = 200;
 
 #[derive(Clone, PartialEq, Debug)]
-enum Told {
+enum LineEvent {
     Whole(Vec<u8>),
     TooLong,
     Half,
 }
 
-fn told(line: WorkerLine<'_>) -> Told {
+fn event(line: WorkerLine<'_>) -> LineEvent {
     match line {
-        WorkerLine::Whole(bytes) => Told::Whole(bytes.to_vec()),
-        WorkerLine::TooLong => Told::TooLong,
-        WorkerLine::Half => Told::Half,
+        WorkerLine::Whole(bytes) => LineEvent::Whole(bytes.to_vec()),
+        WorkerLine::TooLong => LineEvent::TooLong,
+        WorkerLine::Half => LineEvent::Half,
     }
 }
 
 /// The lines that the decoder returns for a stream in pieces. Now and then the rest of what
 /// came is to wait, and is asked for with the next piece or before it.
-fn decoded(pieces: &[&[u8]], mut waits: impl FnMut() -> bool) -> Vec<Told> {
+fn decoded(pieces: &[&[u8]], mut waits: impl FnMut() -> bool) -> Vec<LineEvent> {
     let (mut all, mut held, mut is_waiting) = (Vec::new(), None, false);
     let empty: &[u8] = &[];
     let mut pieces = pieces.iter().copied();
@@ -41,27 +41,27 @@ fn decoded(pieces: &[&[u8]], mut waits: impl FnMut() -> bool) -> Vec<Told> {
         let Some(piece) = piece.or(is_waiting.then_some(empty)) else { break };
         is_waiting = false;
         line_decoder::split(&mut held, piece, LONGEST, |line| {
-            all.push(told(line));
+            all.push(event(line));
             is_waiting = waits();
             if is_waiting { DecodeFlow::Pause } else { DecodeFlow::Continue }
         });
     }
-    line_decoder::end(held, |line| all.push(told(line)));
+    line_decoder::end(held, |line| all.push(event(line)));
     all
 }
 
 /// The same by the rule alone.
-fn expected(stream: &[u8]) -> Vec<Told> {
+fn expected(stream: &[u8]) -> Vec<LineEvent> {
     let mut all = Vec::new();
     let mut lines = stream.split(|byte| *byte == b'\n').peekable();
     while let Some(line) = lines.next() {
         let is_last = lines.peek().is_none();
         let is_blank = line.trim_ascii().is_empty();
         match () {
-            () if line.len() > LONGEST => all.push(Told::TooLong),
+            () if line.len() > LONGEST => all.push(LineEvent::TooLong),
             () if is_blank => {}
-            () if is_last => all.push(Told::Half),
-            () => all.push(Told::Whole(line.to_vec())),
+            () if is_last => all.push(LineEvent::Half),
+            () => all.push(LineEvent::Whole(line.to_vec())),
         }
     }
     all
@@ -75,7 +75,7 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(decoded(&pieces, || false), lines, "in pieces");
     assert_eq!(decoded(&pieces, || cuts.below(3) == 0), lines, "in pieces, with waits");
     for line in &lines {
-        let Told::Whole(line) = line else { continue };
+        let LineEvent::Whole(line) = line else { continue };
         let parsed = worker::parse(line);
         match std::str::from_utf8(line) {
             Ok(text) => requests::check(text, &parsed),

@@ -19,7 +19,7 @@ const PONG: u8 = 0x8a;
 const CLOSE: u8 = 0x88;
 
 #[derive(Clone, PartialEq, Debug)]
-enum Told {
+enum DecodedEvent {
     Text(String),
     Binary(Vec<u8>),
     /// The answer to a close.
@@ -32,7 +32,7 @@ enum Told {
 #[derive(Default)]
 struct Connection {
     held: Option<Box<PartialMessage>>,
-    told: Vec<Told>,
+    events: Vec<DecodedEvent>,
     /// Each pong, with how many of the others came before.
     pongs: Vec<(usize, Vec<u8>)>,
     controls: u32,
@@ -45,22 +45,22 @@ impl Connection {
         if self.is_over {
             return;
         }
-        let Self { held, told, pongs, controls, is_over, is_waiting } = self;
+        let Self { held, events, pongs, controls, is_over, is_waiting } = self;
         *is_waiting = false;
-        decoder.decode(held, piece, |heard| {
+        decoder.decode(held, piece, |decoded| {
             assert!(!*is_over, "nothing follows the end");
-            match heard {
-                Decoded::Text(text) => told.push(Told::Text(text.to_owned())),
-                Decoded::Binary(bytes) => told.push(Told::Binary(bytes.to_vec())),
+            match decoded {
+                Decoded::Text(text) => events.push(DecodedEvent::Text(text.to_owned())),
+                Decoded::Binary(bytes) => events.push(DecodedEvent::Binary(bytes.to_vec())),
                 Decoded::Alive { controls: more } => *controls += more,
                 Decoded::Reply(bytes) if bytes.first() == Some(&CLOSE) => {
-                    told.push(Told::Goodbye(bytes.to_vec()))
+                    events.push(DecodedEvent::Goodbye(bytes.to_vec()))
                 }
-                Decoded::Reply(bytes) => pongs.extend(split_pongs(bytes).map(|pong| (told.len(), pong))),
-                Decoded::Closed => told.push(Told::Closed),
-                Decoded::Broken(close) => told.push(Told::Broken(close)),
+                Decoded::Reply(bytes) => pongs.extend(split_pongs(bytes).map(|pong| (events.len(), pong))),
+                Decoded::Closed => events.push(DecodedEvent::Closed),
+                Decoded::Broken(close) => events.push(DecodedEvent::Broken(close)),
             }
-            *is_over = matches!(told.last(), Some(Told::Closed | Told::Broken(_)));
+            *is_over = matches!(events.last(), Some(DecodedEvent::Closed | DecodedEvent::Broken(_)));
             *is_waiting = !*is_over && waits();
             if *is_waiting { DecodeFlow::Pause } else { DecodeFlow::Continue }
         });
@@ -100,7 +100,7 @@ fn by_bytes(bytes: &[u8]) -> Connection {
 /// Whether the result is the same as byte by byte. Of very many pings in a row, which depends on the
 /// pieces, only some are answered.
 fn check(cut: &Connection, by_bytes: &Connection) {
-    assert_eq!(cut.told, by_bytes.told);
+    assert_eq!(cut.events, by_bytes.events);
     let mut all = by_bytes.pongs.iter();
     let is_among = cut.pongs.iter().all(|pong| all.any(|other| other == pong));
     assert!(is_among, "pongs in pieces: {:?}, byte by byte: {:?}", cut.pongs, by_bytes.pongs);

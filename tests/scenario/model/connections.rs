@@ -4,26 +4,26 @@ use wshubd::protocol::InboxMode;
 
 use super::reference::Check;
 use super::{DEVICES, GRACE, Model, inbox_of};
-use crate::bench::{Bench, Seat, Seen};
+use crate::harness::{ConnectionEvent, ConnectionId, Harness};
 
 impl Model {
     pub(super) fn come(&mut self, who: usize, mode: InboxMode) {
-        if self.peers[who].seat.is_some() {
+        if self.peers[who].conn.is_some() {
             return;
         }
-        let seat = match Self::user(who) {
-            Some(user) => self.bench.client_in(user, mode),
-            None => self.bench.worker(),
+        let conn = match Self::user(who) {
+            Some(user) => self.harness.client_in(user, mode),
+            None => self.harness.worker(),
         };
         if let Some(user) = Self::user(who) {
             self.departures.remove(user);
         }
-        self.peers[who].seat = Some(seat);
+        self.peers[who].conn = Some(conn);
         self.peers[who].mode = mode;
     }
 
     /// What its socket takes before it is gone still counts.
-    pub(super) fn depart(&mut self, who: usize, how: impl FnOnce(&mut Bench, Seat)) -> Check {
+    pub(super) fn depart(&mut self, who: usize, how: impl FnOnce(&mut Harness, ConnectionId)) -> Check {
         self.on_link(who, how);
         self.listen()?;
         self.gone(who);
@@ -31,29 +31,29 @@ impl Model {
     }
 
     pub(super) fn gone(&mut self, who: usize) {
-        let Some(seat) = self.peers[who].seat.take() else { return };
+        let Some(conn) = self.peers[who].conn.take() else { return };
         self.peers[who].interrupts.clear();
         self.peers[who].asked.clear();
         for log in self.logs.values_mut() {
-            log.leave(seat);
+            log.leave(conn);
         }
         let Some(user) = Self::user(who) else { return };
-        if (0..DEVICES).any(|other| Self::user(other) == Some(user) && self.peers[other].seat.is_some()) {
+        if (0..DEVICES).any(|other| Self::user(other) == Some(user) && self.peers[other].conn.is_some()) {
             self.desert(user);
         } else {
             self.departures.insert(user, self.now() + GRACE);
         }
     }
 
-    /// Perhaps nobody hears the inbox of a user any more: what waits there is
-    /// told.
+    /// Perhaps no connection reads the inbox of a user any more: what waits there
+    /// is reported.
     pub(super) fn desert(&mut self, user: &str) {
         let now = self.now();
         let inbox = self.log(&inbox_of(user));
         if inbox.sessions.is_empty() {
             let (waiting, passing) = inbox.desert(now);
-            // By the time a slow store says what it was, it may wait no longer.
-            if self.bench.slow_store || self.is_dark {
+            // By the time of a slow store's page, it may wait no longer.
+            if self.harness.slow_store || self.is_dark {
                 self.maybe.extend(waiting)
             } else {
                 self.notices.extend(waiting)
@@ -64,7 +64,7 @@ impl Model {
 
     /// One second passes, in which everybody gives signs of life.
     pub(super) fn second(&mut self) -> Check {
-        self.bench.live(1);
+        self.harness.keep_alive(1);
         self.close();
         let now = self.now();
         for log in self.logs.values_mut() {
@@ -87,7 +87,7 @@ impl Model {
         if self.is_dark {
             self.maybe.append(&mut self.asked);
         }
-        if !self.bench.slow_store {
+        if !self.harness.slow_store {
             self.notices.append(&mut self.asked);
         }
     }
@@ -95,12 +95,12 @@ impl Model {
     /// Those whom the hub has sent away are gone before what grows too old in the
     /// same moment.
     pub(super) fn close(&mut self) {
-        let seen = self.bench.journal.iter().flatten();
-        let closed =
-            seen.filter(|(_, seen)| matches!(seen, Seen::Queued(frame) if frame["type"] == "closed"));
-        for seat in closed.map(|(seat, _)| *seat).collect::<Vec<_>>() {
-            if let Some(who) = self.peers.iter().position(|peer| peer.seat == Some(seat)) {
-                self.bench.leave(seat);
+        let seen = self.harness.journal.iter().flatten();
+        let closed = seen
+            .filter(|(_, seen)| matches!(seen, ConnectionEvent::Queued(frame) if frame["type"] == "closed"));
+        for conn in closed.map(|(conn, _)| *conn).collect::<Vec<_>>() {
+            if let Some(who) = self.peers.iter().position(|peer| peer.conn == Some(conn)) {
+                self.harness.disconnect(conn);
                 self.gone(who);
             }
         }

@@ -21,7 +21,7 @@ use wshubd::hub::settings::{Keep, Policy, WriteThrough};
 use wshubd::hub::{Pattern, Settings};
 use wshubd::protocol::{InboxMode, Moment};
 
-use super::bench::{Bench, Seat, rights};
+use super::harness::{ConnectionId, Harness, rights};
 use operations::Observed;
 use reference::{Check, Keeps, Log, Since};
 use shutdown::End;
@@ -30,29 +30,29 @@ use step::{CHANNELS, DEVICES, PEERS, Step, USERS};
 /// A device or worker, with what it remembers while it is away.
 #[derive(Default)]
 struct Peer {
-    seat: Option<Seat>,
+    conn: Option<ConnectionId>,
     mode: InboxMode,
     /// Its position on each channel: the epoch and the last one received.
     positions: BTreeMap<usize, (Value, u64)>,
     /// The gaps of the history: from one position to another.
     gaps: Vec<(u64, u64)>,
-    /// The positions that it asked for, of subscriptions that it has not heard
-    /// the answer to; the last one is the newest.
+    /// The positions that it asked for, of subscriptions without
+    /// a reply so far; the last one is the newest.
     asked: Vec<(usize, Option<Since>)>,
     /// The last position of the inbox received.
     inbox: u64,
     /// Its interrupts that have no final answer yet, by request id.
     interrupts: BTreeSet<u64>,
     /// What it published last, and whether that still counts.
-    said: Option<Value>,
+    last_publication: Option<Value>,
 }
 
 struct Model {
-    bench: Bench,
+    harness: Harness,
     peers: Vec<Peer>,
     logs: BTreeMap<String, Log>,
     /// Subscribed to the notices of undelivered messages.
-    listener: Seat,
+    listener: ConnectionId,
     /// What it has to receive, in any order.
     notices: Vec<String>,
     /// What it has to receive when the store has answered what it was.
@@ -61,16 +61,16 @@ struct Model {
     maybe: Vec<String>,
     /// When users who lost their last connection are taken for gone.
     departures: BTreeMap<&'static str, Moment>,
-    told: Vec<String>,
+    reported: Vec<String>,
     /// The disk can be neither written nor read.
     is_dark: bool,
-    /// What every position stands for that anybody has heard: by log and epoch, over
+    /// The message of every position received: by log and epoch, over
     /// all lives of the hub.
-    heard: BTreeMap<(String, String), BTreeMap<u64, String>>,
+    received: BTreeMap<(String, String), BTreeMap<u64, String>>,
     /// Ids of what was answered to be on the disk.
     stored: BTreeSet<String>,
     observed: Observed,
-    said: u64,
+    published: u64,
     requests: u64,
     waited: u64,
 }
@@ -116,10 +116,10 @@ fn inbox_of(user: &str) -> String {
 
 impl Model {
     fn new() -> Self {
-        let mut bench = Bench::with(settings());
-        let listener = bench.worker();
-        bench.subscribe(listener, "system:undelivered");
-        let observed = Observed::new(&mut bench);
+        let mut harness = Harness::with(settings());
+        let listener = harness.worker();
+        harness.subscribe(listener, "system:undelivered");
+        let observed = Observed::new(&mut harness);
         let mut logs = BTreeMap::new();
         let policies = [Keeps::Last(HISTORY), Keeps::Unheard, Keeps::Unheard, Keeps::Nothing];
         for (channel, keeps) in CHANNELS.iter().zip(policies) {
@@ -128,9 +128,9 @@ impl Model {
         for user in USERS {
             logs.insert(inbox_of(user), Log::new(&format!("the inbox of {user}"), Keeps::Unacknowledged));
         }
-        bench.journal = Some(Vec::new());
+        harness.journal = Some(Vec::new());
         Self {
-            bench,
+            harness,
             peers: PEERS.iter().map(|_| Peer::default()).collect(),
             logs,
             listener,
@@ -138,12 +138,12 @@ impl Model {
             asked: Vec::new(),
             maybe: Vec::new(),
             departures: BTreeMap::new(),
-            told: Vec::new(),
+            reported: Vec::new(),
             is_dark: false,
-            heard: BTreeMap::new(),
+            received: BTreeMap::new(),
             stored: BTreeSet::new(),
             observed,
-            said: 0,
+            published: 0,
             requests: 0,
             waited: 0,
         }
@@ -154,7 +154,7 @@ impl Model {
         let mut model = Self::new();
         for step in steps {
             model.step(step)?;
-            model.bench.report_links();
+            model.harness.report_send_queues();
             model.listen()?;
             model.count()?;
         }
@@ -173,13 +173,13 @@ impl Model {
     fn step(&mut self, step: &Step) -> Check {
         match *step {
             Step::Come(who, mode) => self.come(who, mode),
-            Step::Leave(who) => self.depart(who, |bench, seat| bench.leave(seat))?,
-            Step::Cut(who, count) => self.depart(who, |bench, seat| bench.cut(seat, count))?,
+            Step::Leave(who) => self.depart(who, |harness, conn| harness.disconnect(conn))?,
+            Step::Cut(who, count) => self.depart(who, |harness, conn| harness.cut(conn, count))?,
             Step::Mode(who, mode) => {
-                if self.peers[who].seat.is_some() {
+                if self.peers[who].conn.is_some() {
                     self.peers[who].mode = mode;
                     let user = Self::user(who);
-                    self.ask(who, json!({"action": "auth", "token": user, "inbox": mode}));
+                    self.send_request(who, json!({"action": "auth", "token": user, "inbox": mode}));
                 }
             }
             Step::Subscribe(who, channel) => {
@@ -196,7 +196,10 @@ impl Model {
                 self.subscribe(who, channel, Some(json!({"epoch": "", "seq": 0})), Some(Since::Seq(0)));
             }
             Step::Unsubscribe(who, channel) => {
-                self.ask(who, json!({"action": "unsubscribe", "channel": CHANNELS[channel], "id": 0}));
+                self.send_request(
+                    who,
+                    json!({"action": "unsubscribe", "channel": CHANNELS[channel], "id": 0}),
+                );
             }
             Step::Publish { by, channel, ttl, quiet, durable } => {
                 self.publish(by, channel, ttl, quiet, durable);
@@ -206,7 +209,10 @@ impl Model {
             }
             Step::Repeat(who) => self.repeat(who)?,
             Step::Whisper(who, channel) => {
-                self.ask(who, json!({"action": "whisper", "channel": CHANNELS[channel], "event": "w"}));
+                self.send_request(
+                    who,
+                    json!({"action": "whisper", "channel": CHANNELS[channel], "event": "w"}),
+                );
             }
             Step::Ack { by, back, read } => self.ack(by, back, read),
             Step::AckNonsense(who) => self.ack_nonsense(who),
@@ -218,13 +224,13 @@ impl Model {
     /// What happens to links, the store, time and operations.
     fn step_beside(&mut self, step: &Step) -> Check {
         match *step {
-            Step::Slow(who) => self.on_link(who, Bench::slow),
-            Step::Carry(who, count) => self.on_link(who, |bench, seat| bench.carry(seat, count)),
-            Step::Fast(who) => self.on_link(who, Bench::fast),
-            Step::SlowStore => self.bench.slow_store = true,
+            Step::Slow(who) => self.on_link(who, Harness::slow),
+            Step::Carry(who, count) => self.on_link(who, |harness, conn| harness.carry(conn, count)),
+            Step::Fast(who) => self.on_link(who, Harness::fast),
+            Step::SlowStore => self.harness.slow_store = true,
             Step::StoreAnswers => self.store_answers(),
             Step::QuickStore => {
-                self.bench.slow_store = false;
+                self.harness.slow_store = false;
                 self.store_answers();
             }
             Step::Wait(seconds) => {
@@ -235,23 +241,23 @@ impl Model {
                 }
             }
             Step::HandOver => {
-                self.bench.hand_over();
+                self.harness.hand_over();
                 // What the store was asked is lost with the process that asked.
                 self.maybe.append(&mut self.asked);
             }
-            Step::Write => self.bench.disk_writes_behind(),
-            Step::SlowDisk => self.bench.disk.slow = true,
+            Step::Write => self.harness.disk_writes_behind(),
+            Step::SlowDisk => self.harness.disk.slow = true,
             Step::QuickDisk => {
-                self.bench.disk.slow = false;
-                self.bench.disk_writes();
+                self.harness.disk.slow = false;
+                self.harness.disk_writes();
             }
             Step::DiskFails if !self.is_dark => {
                 self.is_dark = true;
-                self.bench.disk_fails();
+                self.harness.disk_fails();
             }
             Step::DiskWorks if self.is_dark => {
                 self.is_dark = false;
-                self.bench.disk_works();
+                self.harness.disk_works();
             }
             Step::DiskFails | Step::DiskWorks => {}
             Step::Restart => self.end_hub(End::Clean)?,
@@ -259,11 +265,11 @@ impl Model {
             Step::Crash => self.end_hub(End::Power)?,
             _ => {
                 let asked = operations::request(step, &mut self.requests);
-                if let Some((who, request)) = asked.filter(|(who, _)| self.peers[*who].seat.is_some()) {
+                if let Some((who, request)) = asked.filter(|(who, _)| self.peers[*who].conn.is_some()) {
                     if let Step::Interrupt(..) = step {
                         self.peers[who].interrupts.insert(self.requests);
                     }
-                    self.ask(who, request);
+                    self.send_request(who, request);
                 }
             }
         }
@@ -271,31 +277,31 @@ impl Model {
     }
 
     fn store_answers(&mut self) {
-        self.bench.store_answers();
+        self.harness.store_answers();
         self.notices.append(&mut self.asked);
     }
 
-    fn ask(&mut self, who: usize, request: Value) {
-        if let Some(seat) = self.peers[who].seat {
-            self.bench.tell(seat, &request);
+    fn send_request(&mut self, who: usize, request: Value) {
+        if let Some(conn) = self.peers[who].conn {
+            self.harness.send_unread(conn, &request);
         }
     }
 
-    fn on_link(&mut self, who: usize, what: impl FnOnce(&mut Bench, Seat)) {
-        if let Some(seat) = self.peers[who].seat {
-            what(&mut self.bench, seat);
+    fn on_link(&mut self, who: usize, what: impl FnOnce(&mut Harness, ConnectionId)) {
+        if let Some(conn) = self.peers[who].conn {
+            what(&mut self.harness, conn);
         }
     }
 
     fn subscribe(&mut self, who: usize, channel: usize, since: Option<Value>, asked: Option<Since>) {
-        if self.peers[who].seat.is_some() {
+        if self.peers[who].conn.is_some() {
             self.peers[who].asked.push((channel, asked));
         }
         let request = json!({"action": "subscribe", "channel": CHANNELS[channel], "since": since, "id": 0});
-        self.ask(who, request);
+        self.send_request(who, request);
     }
 
     fn now(&self) -> Moment {
-        self.bench.now.moment
+        self.harness.now.moment
     }
 }

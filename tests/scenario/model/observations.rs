@@ -9,41 +9,43 @@ use wshubd::protocol::InboxMode;
 use super::reference::{Check, Line, Since};
 use super::shutdown::same_epoch;
 use super::{CHANNELS, DEVICES, Model, PEERS, Peer, inbox_of};
-use crate::bench::{Seat, Seen, brief};
+use crate::harness::{ConnectionEvent, ConnectionId, summary};
 
 impl Model {
-    /// Everything that was seen at the links is held against the reference.
+    /// Compares the events of all connections with the reference.
     pub(super) fn listen(&mut self) -> Check {
         loop {
-            let journal = self.bench.journal.replace(Vec::new()).unwrap_or_default();
+            let journal = self.harness.journal.replace(Vec::new()).unwrap_or_default();
             if journal.is_empty() {
                 break;
             }
-            if self.bench.disk.was_unread {
+            if self.harness.disk.was_unread {
                 self.logs.values_mut().for_each(|log| log.was_unread = true);
             }
-            for (seat, seen) in journal {
-                let Some(who) = self.peers.iter().position(|peer| peer.seat == Some(seat)) else { continue };
-                let told = match seen {
-                    Seen::Queued(frame) => self.queued(who, seat, &frame),
-                    Seen::Taken(log, seq) => self.taken(who, seat, &log, seq),
-                    Seen::Heard(frame) => self.remember(who, &frame).and_then(|()| self.heard(who, &frame)),
+            for (conn, seen) in journal {
+                let Some(who) = self.peers.iter().position(|peer| peer.conn == Some(conn)) else { continue };
+                let check = match seen {
+                    ConnectionEvent::Queued(frame) => self.queued(who, conn, &frame),
+                    ConnectionEvent::Flushed(log, seq) => self.taken(who, conn, &log, seq),
+                    ConnectionEvent::Received(frame) => {
+                        self.remember(who, &frame).and_then(|()| self.keep_position(who, &frame))
+                    }
                 };
-                told.map_err(|why| format!("{}: {why}", PEERS[who]))?;
+                check.map_err(|why| format!("{}: {why}", PEERS[who]))?;
             }
         }
-        for frame in self.bench.frames(self.listener) {
+        for frame in self.harness.frames(self.listener) {
             let data = &frame["data"];
             if data["event"] == "say" {
                 let (state, id) = (data["state"].as_str(), data["message_id"].as_str());
-                self.told.push(format!("{} {}", state.unwrap(), id.unwrap()));
+                self.reported.push(format!("{} {}", state.unwrap(), id.unwrap()));
             }
         }
-        self.observed.listen(&mut self.bench)
+        self.observed.listen(&mut self.harness)
     }
 
     /// A position once received stands for one message for ever, and
-    /// nobody is told that a log has not come so far.
+    /// no frame has a lower position of the log.
     fn remember(&mut self, who: usize, frame: &Value) -> Check {
         let channel = frame["channel"].as_str().unwrap_or_default();
         let name = match channel {
@@ -51,83 +53,83 @@ impl Model {
             _ => channel.to_owned(),
         };
         let (Some(log), Some(seq)) = (self.logs.get(&name), frame["seq"].as_u64()) else { return Ok(()) };
-        let told = frame.get("epoch").or(log.epoch.as_ref()).and_then(Value::as_str).unwrap_or_default();
-        let heard = self.heard.entry((name.clone(), told.to_owned())).or_default();
+        let epoch = frame.get("epoch").or(log.epoch.as_ref()).and_then(Value::as_str).unwrap_or_default();
+        let received = self.received.entry((name.clone(), epoch.to_owned())).or_default();
         if frame["type"] != "message" {
-            let last = heard.keys().next_back().copied().unwrap_or(0);
+            let last = received.keys().next_back().copied().unwrap_or(0);
             let is_given_back = frame.get("epoch").is_some() && seq < last;
             return if is_given_back {
-                Err(format!("{name} is at {seq} of epoch {told}, and {last} of it was heard"))
+                Err(format!("{name} is at {seq} of epoch {epoch}, and {last} of it was heard"))
             } else {
                 Ok(())
             };
         }
-        let id = said_in(frame);
-        let first = heard.entry(seq).or_insert_with(|| id.clone());
+        let id = message_key(frame);
+        let first = received.entry(seq).or_insert_with(|| id.clone());
         match *first == id {
             true => Ok(()),
-            false => Err(format!("{name} {seq} of epoch {told} was {first} when it was heard, and is {id}")),
+            false => Err(format!("{name} {seq} of epoch {epoch} was {first} when it was heard, and is {id}")),
         }
     }
 
-    fn queued(&mut self, who: usize, seat: Seat, frame: &Value) -> Check {
+    fn queued(&mut self, who: usize, conn: ConnectionId, frame: &Value) -> Check {
         let channel = frame["channel"].as_str().unwrap_or_default();
         let known = CHANNELS.iter().position(|name| *name == channel);
         let inbox = Self::user(who).map(inbox_of).unwrap_or_default();
         let name = if channel == "@me" { inbox.clone() } else { channel.to_owned() };
         match frame["type"].as_str().unwrap() {
-            "connection_established" => self.greeted(who, seat, &inbox, frame),
+            "connection_established" => self.greeted(who, conn, &inbox, frame),
             "auth_success" => {
-                let hears = self.log(&inbox).session(seat).is_some();
+                let is_reader = self.log(&inbox).session(conn).is_some();
                 match self.peers[who].mode {
                     InboxMode::Off => {
-                        self.log(&inbox).leave(seat);
+                        self.log(&inbox).leave(conn);
                         self.desert(Self::user(who).unwrap_or_default());
                     }
-                    _ if hears => {}
-                    _ => self.log(&inbox).join_inbox(seat),
+                    _ if is_reader => {}
+                    _ => self.log(&inbox).join_inbox(conn),
                 }
                 Ok(())
             }
             "subscription_succeeded" | "ok" if frame.get("epoch").is_some() => {
                 let since = self.peers[who].asked.last().unwrap().1;
                 same_epoch(self.log(&name), &frame["epoch"])?;
-                self.log(&name).join(seat, since, frame["recovered"].as_bool())
+                self.log(&name).join(conn, since, frame["recovered"].as_bool())
             }
             "send_success" | "ok" if frame["stored"] == true => {
                 self.stored.insert(frame["message_id"].as_str().unwrap().to_owned());
                 Ok(())
             }
             "unsubscribe_succeeded" | "ok" if known.is_some() && frame.get("message_id").is_none() => {
-                self.log(&name).leave(seat);
+                self.log(&name).leave(conn);
                 Ok(())
             }
             "message" if frame["seq"].is_u64() => {
                 let seq = frame["seq"].as_u64().unwrap();
                 let log = self.log(&name);
                 is_the_same(&log.line(seq)?.id, frame)?;
-                log.hears(seat, seq, frame)
+                log.check_message(conn, seq, frame)
             }
             "gap" => {
                 let is_automatic = self.is_automatic(who);
                 let log = self.log(&name);
-                log.misses(seat, frame)?;
-                let told = |line: &&mut Line| {
+                log.check_gap(conn, frame)?;
+                let is_in_gap = |line: &&mut Line| {
                     (frame["from_seq"].as_u64()..=frame["to_seq"].as_u64()).contains(&Some(line.seq))
                 };
-                log.lines.iter_mut().filter(told).for_each(|line| line.is_told |= is_automatic);
+                log.lines.iter_mut().filter(is_in_gap).for_each(|line| line.is_told |= is_automatic);
                 Ok(())
             }
-            "closed" => Err(format!("sent away at the wrong time: {}", brief(frame))),
+            "closed" => Err(format!("sent away at the wrong time: {}", summary(frame))),
             "error" if ["internal", "bad_request"].contains(&frame["code"].as_str().unwrap()) => {
-                Err(brief(frame))
+                Err(summary(frame))
             }
             "error" | "interrupt_result" => self.peers[who].answered(frame),
             _ => Ok(()),
         }
     }
 
-    fn greeted(&mut self, who: usize, seat: Seat, inbox: &str, frame: &Value) -> Check {
+    fn greeted(&mut self, who: usize, conn: ConnectionId, inbox: &str, frame: &Value) -> Check {
         let mode = self.peers[who].mode;
         let log = self.log(inbox);
         same_epoch(log, &frame["inbox"]["epoch"])?;
@@ -137,14 +139,14 @@ impl Model {
         }
         match mode {
             InboxMode::Off => self.desert(Self::user(who).unwrap_or_default()),
-            InboxMode::Auto | InboxMode::Ack => log.join_inbox(seat),
+            InboxMode::Auto | InboxMode::Ack => log.join_inbox(conn),
         }
         Ok(())
     }
 
-    fn taken(&mut self, who: usize, seat: Seat, log: &LogKey, seq: u64) -> Check {
+    fn taken(&mut self, who: usize, conn: ConnectionId, log: &LogKey, seq: u64) -> Check {
         match log {
-            LogKey::Channel(channel) => self.log(channel.as_str()).takes(seat, seq),
+            LogKey::Channel(channel) => self.log(channel.as_str()).takes(conn, seq),
             LogKey::Inbox(user) => {
                 if self.is_automatic(who) {
                     self.log(&inbox_of(user.as_str())).pass(seq);
@@ -157,13 +159,13 @@ impl Model {
     /// Whether what the socket of a peer takes moves the cursor of its user.
     fn is_automatic(&self, who: usize) -> bool {
         let theirs = (0..DEVICES).filter(|other| Self::user(*other) == Self::user(who));
-        let here = theirs.map(|other| &self.peers[other]).filter(|peer| peer.seat.is_some());
+        let here = theirs.map(|other| &self.peers[other]).filter(|peer| peer.conn.is_some());
         let acknowledges = here.map(|peer| peer.mode).any(|mode| mode == InboxMode::Ack);
         self.peers[who].mode == InboxMode::Auto && !acknowledges
     }
 
     /// What a client keeps of a frame: a position to reconnect with.
-    fn heard(&mut self, who: usize, frame: &Value) -> Check {
+    fn keep_position(&mut self, who: usize, frame: &Value) -> Check {
         let channel = frame["channel"].as_str().unwrap_or_default();
         let (seq, epoch) = (frame["seq"].as_u64(), frame["epoch"].clone());
         let peer = &mut self.peers[who];
@@ -200,7 +202,7 @@ impl Model {
     }
 
     /// From one message of a history to the next, nothing is missing but what was
-    /// lost, or lies in a gap that was told, and nothing comes twice.
+    /// lost, or lies in a gap received, and nothing comes twice.
     fn is_next(&mut self, before: u64, seq: u64, gaps: &[(u64, u64)]) -> Check {
         if seq <= before {
             return Err(format!("history {seq} is heard after {before}"));
@@ -226,7 +228,7 @@ impl Peer {
         }
         match request {
             Some(request) if !self.interrupts.remove(&request) => {
-                Err(format!("a second final answer: {}", brief(frame)))
+                Err(format!("a second final answer: {}", summary(frame)))
             }
             _ => Ok(()),
         }
@@ -235,12 +237,12 @@ impl Peer {
 
 /// Whether a message is the one sent at its position.
 fn is_the_same(id: &str, frame: &Value) -> Check {
-    let is = said_in(frame);
+    let is = message_key(frame);
     if is == id { Ok(()) } else { Err(format!("heard {is} where {id} was said")) }
 }
 
 /// The key of a message: its id; of a receipt, its contents.
-fn said_in(frame: &Value) -> String {
+fn message_key(frame: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let data = &frame["data"];
     match frame["event"].as_str() {

@@ -7,25 +7,25 @@ use serde_json::{Value, json};
 
 use super::reference::Check;
 use super::step::Step;
-use crate::bench::{Bench, Seat, brief};
+use crate::harness::{ConnectionId, Harness, summary};
 
 /// A subscriber of every operation, which is never slow.
 pub(super) struct Observed {
-    pub(super) observer: Seat,
+    pub(super) observer: ConnectionId,
     /// Those that run, and whether they were interrupted.
     pub(super) running: BTreeMap<String, bool>,
 }
 
 impl Observed {
-    pub(super) fn new(bench: &mut Bench) -> Self {
-        let observer = bench.client("observer");
-        bench.subscribe(observer, "jobs");
+    pub(super) fn new(harness: &mut Harness) -> Self {
+        let observer = harness.client("observer");
+        harness.subscribe(observer, "jobs");
         Self { observer, running: BTreeMap::new() }
     }
 
-    pub(super) fn listen(&mut self, bench: &mut Bench) -> Check {
-        for frame in bench.frames(self.observer) {
-            self.observe(&frame).map_err(|()| format!("at the wrong time: {}", brief(&frame)))?;
+    pub(super) fn listen(&mut self, harness: &mut Harness) -> Check {
+        for frame in harness.frames(self.observer) {
+            self.observe(&frame).map_err(|()| format!("at the wrong time: {}", summary(&frame)))?;
         }
         Ok(())
     }

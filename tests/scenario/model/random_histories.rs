@@ -17,9 +17,9 @@ use super::{Model, inbox_of};
 impl Model {
     /// What the hub counts is what there is.
     pub(super) fn count(&mut self) -> Check {
-        let stats = self.bench.stats();
+        let stats = self.harness.stats();
         let (devices, workers) = self.peers.split_at(super::DEVICES);
-        let here = |peers: &[super::Peer]| peers.iter().filter(|peer| peer.seat.is_some()).count();
+        let here = |peers: &[super::Peer]| peers.iter().filter(|peer| peer.conn.is_some()).count();
         let channels = self.logs.iter().filter(|(name, _)| !name.starts_with('@'));
         let sessions: usize = channels.map(|(_, log)| log.sessions.len()).sum();
         let wanted = [
@@ -28,7 +28,7 @@ impl Model {
             ("total_connections", here(devices) + 1),
             ("subscriptions", sessions + 2),
             ("operations", self.observed.running.len()),
-            ("kept_messages", self.bench.stored()),
+            ("kept_messages", self.harness.stored()),
         ];
         for (name, wanted) in wanted {
             if stats[name] != wanted {
@@ -46,7 +46,7 @@ impl Model {
         self.step_beside(&Step::QuickStore)?;
         for who in 0..self.peers.len() {
             self.step_beside(&Step::Fast(who))?;
-            self.bench.report_links();
+            self.harness.report_send_queues();
             self.listen()?;
         }
         for log in self.logs.values() {
@@ -58,38 +58,41 @@ impl Model {
         if let Some(peer) = self.peers.iter().find(|peer| !peer.interrupts.is_empty()) {
             return Err(format!("interrupts {:?} have no final answer", peer.interrupts));
         }
-        self.told.retain(|told| {
-            let place = self.maybe.iter().position(|maybe| maybe == told);
+        self.reported.retain(|notice| {
+            let place = self.maybe.iter().position(|maybe| maybe == notice);
             place.map(|place| self.maybe.remove(place)).is_none()
         });
         self.notices.sort();
-        self.told.sort();
-        if self.notices != self.told {
-            return Err(format!("system:undelivered told {:?}, and true is {:?}", self.told, self.notices));
+        self.reported.sort();
+        if self.notices != self.reported {
+            return Err(format!(
+                "system:undelivered told {:?}, and true is {:?}",
+                self.reported, self.notices
+            ));
         }
         self.look()
     }
 
-    /// Whoever comes now finds what is left.
+    /// A new connection finds what is left.
     fn look(&mut self) -> Check {
         for user in USERS {
-            let probe = self.bench.client_in(user, InboxMode::Ack);
+            let probe = self.harness.client_in(user, InboxMode::Ack);
             self.found(probe, &inbox_of(user))?;
         }
         for channel in CHANNELS.iter().filter(|channel| **channel != "history") {
-            let probe = self.bench.client("probe");
-            self.bench.tell(probe, &json!({"action": "subscribe", "channel": channel}));
+            let probe = self.harness.client("probe");
+            self.harness.send_unread(probe, &json!({"action": "subscribe", "channel": channel}));
             self.found(probe, channel)?;
         }
         Ok(())
     }
 
-    fn found(&mut self, probe: super::Seat, name: &str) -> Check {
+    fn found(&mut self, probe: super::ConnectionId, name: &str) -> Check {
         let wanted = self.log(name).kept();
         let is_message = |frame: &Value| frame["type"] == "message";
-        let heard = self.bench.frames(probe).into_iter().filter(is_message);
-        let found: Vec<u64> = heard.filter_map(|frame| frame["seq"].as_u64()).collect();
-        self.bench.leave(probe);
+        let received = self.harness.frames(probe).into_iter().filter(is_message);
+        let found: Vec<u64> = received.filter_map(|frame| frame["seq"].as_u64()).collect();
+        self.harness.disconnect(probe);
         let log = self.log(name);
         if found == wanted {
             return Ok(());
@@ -106,22 +109,22 @@ impl Model {
     /// When all have left and time has passed, nothing remains.
     pub(super) fn end(mut self) -> Check {
         for peer in &mut self.peers {
-            if let Some(seat) = peer.seat.take() {
-                self.bench.leave(seat);
+            if let Some(conn) = peer.conn.take() {
+                self.harness.disconnect(conn);
             }
         }
-        self.observed.listen(&mut self.bench)?;
+        self.observed.listen(&mut self.harness)?;
         if !self.observed.running.is_empty() {
             return Err(format!("never ended: {:?}", self.observed.running));
         }
-        self.bench.leave(self.observed.observer);
-        self.bench.leave(self.listener);
-        self.bench.wait(200_000.0);
-        if self.bench.hub.deadline().is_some() || self.bench.stored() > 0 {
-            return Err(format!("{} messages are left for ever", self.bench.stored()));
+        self.harness.disconnect(self.observed.observer);
+        self.harness.disconnect(self.listener);
+        self.harness.wait(200_000.0);
+        if self.harness.hub.deadline().is_some() || self.harness.stored() > 0 {
+            return Err(format!("{} messages are left for ever", self.harness.stored()));
         }
-        let state = serde_json::to_value(&self.bench.hub).unwrap();
-        // What reaches nobody is told to workers that are away as well: that
+        let state = serde_json::to_value(&self.harness.hub).unwrap();
+        // What reaches nobody is reported to workers that are away as well: that
         // channel stays.
         let channels = state["channels"].as_object().into_iter().flatten();
         let own = json!({"Channel": "system:undelivered"});
@@ -180,7 +183,7 @@ fn try_out(cases: u32, chance: Chance) {
     let tried = quietly(|| runner.run(&histories, |steps| Model::run(&steps).map_err(TestCaseError::fail)));
     if let Err(TestError::Fail(why, mut steps)) = tried {
         let why = quietly(|| shorten(&mut steps)).unwrap_or_else(|| why.message().to_owned());
-        panic!("{}", story(&steps, &why));
+        panic!("{}", report(&steps, &why));
     }
     assert!(tried.is_ok(), "{tried:?}");
 }
@@ -215,7 +218,7 @@ fn shorten(steps: &mut Vec<Step>) -> Option<String> {
     }
 }
 
-fn story(steps: &[Step], why: &str) -> String {
+fn report(steps: &[Step], why: &str) -> String {
     let mut text = String::from("\n");
     for step in steps {
         writeln!(text, "  {step}").unwrap();
@@ -224,14 +227,14 @@ fn story(steps: &[Step], why: &str) -> String {
     text
 }
 
-fn asked(name: &str) -> Option<u64> {
+fn number_from_env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
 #[test]
 fn every_history_matches_the_reference_model() {
-    let seconds = asked("MODEL_SECONDS");
-    let cases = asked("PROPTEST_CASES").map(|cases| u32::try_from(cases).unwrap());
+    let seconds = number_from_env("MODEL_SECONDS");
+    let cases = number_from_env("PROPTEST_CASES").map(|cases| u32::try_from(cases).unwrap());
     if seconds.is_none() && cases.is_none() {
         return try_out(60, Chance::Same);
     }
@@ -262,6 +265,6 @@ fn a_position_received_before_a_kill_is_never_reused() {
         }
     }
     if let Some(why) = wrong(&steps) {
-        panic!("{}", story(&steps, &why));
+        panic!("{}", report(&steps, &why));
     }
 }

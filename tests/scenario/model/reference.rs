@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use wshubd::protocol::Moment;
 
-use crate::bench::{Seat, brief};
+use crate::harness::{ConnectionId, summary};
 
 /// What is wrong, as a sentence.
 pub(super) type Check = Result<(), String>;
@@ -52,7 +52,7 @@ impl Keeps {
 
 /// The last receipt sent.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Told {
+pub(super) enum ReceiptState {
     Nothing,
     Delivered,
     Read,
@@ -64,11 +64,11 @@ pub(super) struct Line {
     pub(super) seq: u64,
     /// The publisher's; the state of a receipt where the hub sent it.
     pub(super) id: String,
-    pub(super) by: Option<Seat>,
+    pub(super) by: Option<ConnectionId>,
     /// Its publisher asked for no echo.
     pub(super) is_quiet: bool,
     pub(super) expires: Moment,
-    /// Somebody else than its publisher has it.
+    /// A connection other than its publisher's has it.
     pub(super) is_heard: bool,
     /// Why it is kept no longer, if it is not.
     pub(super) gone: Option<&'static str>,
@@ -81,7 +81,7 @@ pub(super) struct Line {
     /// A hub that began since does not know whether it was received.
     pub(super) is_unsure: bool,
     /// The sender that asked for a receipt, and the last one sent.
-    pub(super) receipt: Option<(String, Told)>,
+    pub(super) receipt: Option<(String, ReceiptState)>,
 }
 
 /// One subscription, or a connection that reads its user's inbox.
@@ -91,8 +91,7 @@ pub(super) struct Session {
     pub(super) owed: Vec<u64>,
     /// What it may receive as well.
     pub(super) may: Vec<u64>,
-    /// What it said itself and does not want to hear: that this is lost, it may
-    /// be told.
+    /// Its own messages without echo: a gap may cover them.
     pub(super) quiet: Vec<u64>,
     /// The last position received, or covered by a gap.
     pub(super) last: u64,
@@ -112,8 +111,8 @@ pub(super) struct Log {
     pub(super) cursor: u64,
     /// Of an inbox: the last position that was queued for anybody.
     pub(super) offered: u64,
-    pub(super) sessions: Vec<(Seat, Session)>,
-    /// As it was told, and all that there were.
+    pub(super) sessions: Vec<(ConnectionId, Session)>,
+    /// The last epoch received, and all so far.
     pub(super) epoch: Option<Value>,
     pub(super) epochs: Vec<Value>,
     /// Something could not be read: it is a gap, and comes again.
@@ -153,10 +152,10 @@ impl Log {
     }
 
     /// Something is published. Returns the notices of what that evicted.
-    pub(super) fn say(&mut self, mut line: Line) -> Vec<String> {
+    pub(super) fn append(&mut self, mut line: Line) -> Vec<String> {
         line.seq = self.seq() + 1;
-        for (seat, session) in &mut self.sessions {
-            let is_own = line.is_quiet && line.by == Some(*seat);
+        for (conn, session) in &mut self.sessions {
+            let is_own = line.is_quiet && line.by == Some(*conn);
             if is_own { session.quiet.push(line.seq) } else { session.owed.push(line.seq) }
         }
         line.gone = (self.keeps == Keeps::Nothing).then_some("not_kept");
@@ -202,22 +201,22 @@ impl Log {
         self.cursor = self.cursor.max(seq);
     }
 
-    pub(super) fn session(&mut self, seat: Seat) -> Option<&mut Session> {
-        self.sessions.iter_mut().find(|(whose, _)| *whose == seat).map(|(_, session)| session)
+    pub(super) fn session(&mut self, conn: ConnectionId) -> Option<&mut Session> {
+        self.sessions.iter_mut().find(|(whose, _)| *whose == conn).map(|(_, session)| session)
     }
 
-    pub(super) fn leave(&mut self, seat: Seat) {
-        self.sessions.retain(|(whose, _)| *whose != seat);
+    pub(super) fn leave(&mut self, conn: ConnectionId) {
+        self.sessions.retain(|(whose, _)| *whose != conn);
     }
 
-    /// Nobody hears an inbox any more: the notices of what waits there from now
+    /// No connection reads an inbox any more: the notices of what waits there from now
     /// on, and of what grows too old in the same moment.
     pub(super) fn desert(&mut self, now: Moment) -> (Vec<String>, Vec<String>) {
         let kept = self.kept();
         let (mut waiting, mut passing) = (Vec::new(), Vec::new());
         // A message of the hub itself is worth no notice.
         let own = |line: &Line| line.by.is_none();
-        // Behind what could not be read, what somebody has may still be kept.
+        // Behind what could not be read, a message received may still be kept.
         let may_wait = |line: &Line| kept.contains(&line.seq) || (self.was_unread && line.gone.is_none());
         let waits = |line: &&mut Line| may_wait(line) && !own(line) && !line.is_waiting;
         for line in self.lines.iter_mut().filter(waits) {
@@ -229,15 +228,20 @@ impl Log {
         (waiting, passing)
     }
 
-    /// A subscription begins, with what the answer says about it.
-    pub(super) fn join(&mut self, seat: Seat, since: Option<Since>, recovered: Option<bool>) -> Check {
+    /// A subscription begins, with the position in its reply.
+    pub(super) fn join(
+        &mut self,
+        conn: ConnectionId,
+        since: Option<Since>,
+        recovered: Option<bool>,
+    ) -> Check {
         let is_stale = matches!(since, Some(Since::Stale));
         let since = since.map(Since::seq);
         let after = since.unwrap_or(self.seq());
         let later = || self.lines.iter().filter(|line| line.seq > after);
         let kept: Vec<u64> = later().filter(|line| self.is_kept(line)).map(|line| line.seq).collect();
         let missing: Vec<u64> = later().filter(|line| !self.is_kept(line)).map(|line| line.seq).collect();
-        let known = self.session(seat).cloned();
+        let known = self.session(conn).cloned();
         let mut session = Session::default();
         match self.keeps {
             // What nobody else has goes on where it is.
@@ -252,7 +256,7 @@ impl Log {
                 session.gap = span(&missing).filter(|_| !is_stale);
                 session.owed = kept;
             }
-            // What nobody heard may be on its way to another subscriber.
+            // A message not yet received may be on its way to another subscriber.
             Keeps::Unheard if since.is_none() => session.may = self.kept(),
             Keeps::Unheard if recovered == Some(true) => {
                 session.owed = self.lines.iter().map(|line| line.seq).filter(|seq| *seq > after).collect();
@@ -261,32 +265,32 @@ impl Log {
             _ => {}
         }
         session.is_anew = is_stale;
-        // Nor what this connection said and does not want to hear.
-        let own = |line: &Line| line.is_quiet && line.by == Some(seat);
+        // Nor its own messages without echo.
+        let own = |line: &Line| line.is_quiet && line.by == Some(conn);
         let owed = std::mem::take(&mut session.owed).into_iter();
         let (quiet, owed): (Vec<u64>, Vec<u64>) = owed.partition(|seq| own(&self.lines[*seq as usize - 1]));
         session.quiet.extend(quiet);
         session.owed = owed;
-        self.leave(seat);
-        self.sessions.push((seat, session));
+        self.leave(conn);
+        self.sessions.push((conn, session));
         Ok(())
     }
 
-    /// A connection hears an inbox from now on: what lies after the cursor. What
-    /// is lost at the end of that, or was told before, need not be told.
-    pub(super) fn join_inbox(&mut self, seat: Seat) {
+    /// A connection reads an inbox from now on, after the cursor. What is lost at
+    /// the end of that, or was reported before, need not be in a gap.
+    pub(super) fn join_inbox(&mut self, conn: ConnectionId) {
         let last_kept = self.kept().last().copied().unwrap_or(0);
         let after = self.lines.iter().filter(|line| line.seq > self.cursor);
         let (owed, may): (Vec<&Line>, Vec<&Line>) =
             after.partition(|line| line.seq <= last_kept && !(line.gone.is_some() && line.is_told));
         let seqs = |lines: Vec<&Line>| lines.iter().map(|line| line.seq).collect();
         let session = Session { owed: seqs(owed), may: seqs(may), ..Session::default() };
-        self.leave(seat);
-        self.sessions.push((seat, session));
+        self.leave(conn);
+        self.sessions.push((conn, session));
     }
 
     /// A message is queued for a connection.
-    pub(super) fn hears(&mut self, seat: Seat, seq: u64, frame: &Value) -> Check {
+    pub(super) fn check_message(&mut self, conn: ConnectionId, seq: u64, frame: &Value) -> Check {
         let name = self.name.clone();
         self.offered = self.offered.max(seq);
         let replayed = frame["replayed"] == true;
@@ -294,10 +298,10 @@ impl Log {
         let line = self.line(seq)?;
         line.is_had = true;
         let is_gone = line.gone.filter(|_| replayed);
-        if !replayed && line.by != Some(seat) {
+        if !replayed && line.by != Some(conn) {
             line.is_heard = true;
         }
-        let session = self.session(seat).ok_or(format!("{name} {seq} for nobody who asked"))?;
+        let session = self.session(conn).ok_or(format!("{name} {seq} for nobody who asked"))?;
         if session.is_anew {
             return Err(format!("{name} {seq} before it is told that the numbers are others"));
         }
@@ -327,16 +331,17 @@ impl Log {
     }
 
     /// A gap is sent.
-    pub(super) fn misses(&mut self, seat: Seat, gap: &Value) -> Check {
-        let (name, said, keeps, was_unread) = (self.name.clone(), brief(gap), self.keeps, self.was_unread);
+    pub(super) fn check_gap(&mut self, conn: ConnectionId, gap: &Value) -> Check {
+        let (name, gap_summary, keeps, was_unread) =
+            (self.name.clone(), summary(gap), self.keeps, self.was_unread);
         let lines = self.lines.clone();
-        let session = self.session(seat).ok_or(format!("{name}: {said}, for nobody who asked"))?;
+        let session = self.session(conn).ok_or(format!("{name}: {gap_summary}, for nobody who asked"))?;
         if gap["cause"] == "epoch" {
             let is_due = std::mem::take(&mut session.is_anew);
             return if is_due {
                 Ok(())
             } else {
-                Err(format!("{name}: {said}, and the numbers are the same"))
+                Err(format!("{name}: {gap_summary}, and the numbers are the same"))
             };
         }
         let number = |field: &str| gap[field].as_u64().unwrap();
@@ -344,13 +349,13 @@ impl Log {
         if let Some(wanted) = session.gap.take() {
             return match wanted == (from, to, lost) {
                 true => Ok(()),
-                false => Err(format!("{name}: {said}, and not {wanted:?}")),
+                false => Err(format!("{name}: {gap_summary}, and not {wanted:?}")),
             };
         }
-        let told = |seq: &u64| (from..=to).contains(seq);
+        let is_in_gap = |seq: &u64| (from..=to).contains(seq);
         if was_unread && cause_of(gap) != "slow" {
             // Not all of it is lost: a later reader may receive it.
-            session.may.extend(session.owed.extract_if(.., |seq| told(seq)));
+            session.may.extend(session.owed.extract_if(.., |seq| is_in_gap(seq)));
             return Ok(());
         }
         let gone = |seq: &u64| lines[*seq as usize - 1].gone;
@@ -363,21 +368,21 @@ impl Log {
         if !first_told {
             let lost_of = |lists: &[&Vec<u64>]| {
                 let all: BTreeSet<u64> = lists.iter().flat_map(|list| list.iter().copied()).collect();
-                all.into_iter().filter(|seq| told(seq) && is_loss(gone(seq))).collect::<Vec<u64>>()
+                all.into_iter().filter(|seq| is_in_gap(seq) && is_loss(gone(seq))).collect::<Vec<u64>>()
             };
             let mine = lost_of(&[&session.owed, &session.may]);
             let with_own = lost_of(&[&session.owed, &session.may, &session.quiet]);
             let is_told = |list: &[u64]| span(list) == Some((from, to, lost));
             if from <= session.last || !(is_told(&mine) || is_told(&with_own)) {
-                return Err(format!("{name}: {said}, where {mine:?} are lost after {}", session.last));
+                return Err(format!("{name}: {gap_summary}, where {mine:?} are lost after {}", session.last));
             }
             // A log has one cause for all that it lost: that of the last.
             if cause != "slow" && !lines.iter().any(|line| line.gone == Some(cause)) {
-                return Err(format!("{name}: {said}, and nothing was {cause}"));
+                return Err(format!("{name}: {gap_summary}, and nothing was {cause}"));
             }
         }
-        session.owed.retain(|seq| !(told(seq) && is_loss(gone(seq))));
-        session.may.retain(|seq| !(told(seq) && is_loss(gone(seq))));
+        session.owed.retain(|seq| !(is_in_gap(seq) && is_loss(gone(seq))));
+        session.may.retain(|seq| !(is_in_gap(seq) && is_loss(gone(seq))));
         if !first_told {
             session.last = session.last.max(to);
         }
@@ -385,22 +390,21 @@ impl Log {
     }
 
     /// Its socket has taken a replayed message.
-    pub(super) fn takes(&mut self, seat: Seat, seq: u64) -> Check {
+    pub(super) fn takes(&mut self, conn: ConnectionId, seq: u64) -> Check {
         let line = self.line(seq)?;
-        line.is_heard |= line.by != Some(seat);
+        line.is_heard |= line.by != Some(conn);
         Ok(())
     }
 
-    /// An ack that counts: the receipts that it makes, as who gets them and what
-    /// they say.
-    pub(super) fn ack(&mut self, seq: u64, state: Told) -> Vec<(String, String)> {
+    /// An ack that counts: the recipients and contents of the receipts that it makes.
+    pub(super) fn ack(&mut self, seq: u64, state: ReceiptState) -> Vec<(String, String)> {
         self.pass(seq);
         let mut receipts = Vec::new();
         for line in self.lines.iter_mut().filter(|line| line.seq <= seq) {
-            let Some((to, told)) = &mut line.receipt else { continue };
-            if *told < state {
-                *told = state;
-                let state = if state == Told::Read { "read" } else { "delivered" };
+            let Some((to, sent)) = &mut line.receipt else { continue };
+            if *sent < state {
+                *sent = state;
+                let state = if state == ReceiptState::Read { "read" } else { "delivered" };
                 receipts.push((to.clone(), format!("{} {state}", line.id)));
             }
         }

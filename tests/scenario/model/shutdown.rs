@@ -11,7 +11,7 @@ use wshubd::protocol::{Channel, Moment};
 use super::operations::Observed;
 use super::reference::{Check, Keeps, Log};
 use super::{Model, Peer};
-use crate::bench::{Written, user_id};
+use crate::harness::{Written, user_id};
 
 /// How a hub ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,14 +29,14 @@ impl Model {
     pub(super) fn end_hub(&mut self, end: End) -> Check {
         self.listen()?;
         for peer in &mut self.peers {
-            peer.seat = None;
+            peer.conn = None;
             peer.interrupts.clear();
             peer.asked.clear();
         }
-        let remains = (end == End::Clean).then(|| self.bench.end());
+        let remains = (end == End::Clean).then(|| self.harness.end());
         let mut written = Vec::new();
         for name in self.logs.keys() {
-            written.push((name.clone(), self.bench.written(&key_of(name))));
+            written.push((name.clone(), self.harness.written(&key_of(name))));
         }
         for (name, written) in written {
             let log = self.logs.get_mut(&name).unwrap();
@@ -48,12 +48,12 @@ impl Model {
             }
             self.maybe.append(&mut log.maybe);
         }
-        self.bench.repair_disk();
-        (self.is_dark, self.bench.disk.was_unread) = (false, false);
+        self.harness.repair_disk();
+        (self.is_dark, self.harness.disk.was_unread) = (false, false);
         match (&remains, end) {
-            (Some(remains), _) => self.bench.begin(Some(remains), 0),
-            (None, End::Killed) => self.bench.kill(),
-            (None, _) => self.bench.crash(),
+            (Some(remains), _) => self.harness.begin(Some(remains), 0),
+            (None, End::Killed) => self.harness.kill(),
+            (None, _) => self.harness.crash(),
         }
         if end != End::Clean {
             self.peers.iter_mut().for_each(Peer::forget_numbers);
@@ -61,12 +61,12 @@ impl Model {
         self.departures.clear();
         // A pending answer was sent, or is lost with the process that asked.
         self.maybe.append(&mut self.asked);
-        self.bench.journal = Some(Vec::new());
-        self.listener = self.bench.worker();
+        self.harness.journal = Some(Vec::new());
+        self.listener = self.harness.worker();
         // It receives first what it missed.
         let subscribe = json!({"action": "subscribe", "channel": "system:undelivered"});
-        self.bench.tell(self.listener, &subscribe);
-        self.observed = Observed::new(&mut self.bench);
+        self.harness.send_unread(self.listener, &subscribe);
+        self.observed = Observed::new(&mut self.harness);
         Ok(())
     }
 }
@@ -83,7 +83,7 @@ impl Peer {
     /// last be known again, if it was lost.
     fn forget_numbers(&mut self) {
         self.inbox = 0;
-        self.said = None;
+        self.last_publication = None;
     }
 }
 
@@ -101,7 +101,7 @@ impl Log {
     }
 
     /// What is on the disk goes on as it was. While the connections of a user end
-    /// one by one, it may be told what waits.
+    /// one by one, it may receive notices of what waits.
     fn stop(&mut self, written: &Written) {
         if self.keeps == Keeps::Unacknowledged {
             let (waiting, passing) = self.desert(Moment::default());
@@ -155,14 +155,14 @@ impl Log {
 }
 
 /// The epoch of a log as announced; a new one after a crash, and no other time.
-pub(super) fn same_epoch(log: &mut Log, told: &Value) -> Check {
+pub(super) fn same_epoch(log: &mut Log, received: &Value) -> Check {
     match &log.epoch {
-        Some(epoch) if epoch == told => Ok(()),
-        Some(epoch) => Err(format!("{}: the epoch is {told}, and was {epoch}", log.name)),
-        None if log.epochs.contains(told) => Err(format!("{}: epoch {told} is back", log.name)),
+        Some(epoch) if epoch == received => Ok(()),
+        Some(epoch) => Err(format!("{}: the epoch is {received}, and was {epoch}", log.name)),
+        None if log.epochs.contains(received) => Err(format!("{}: epoch {received} is back", log.name)),
         None => {
-            log.epochs.push(told.clone());
-            log.epoch = Some(told.clone());
+            log.epochs.push(received.clone());
+            log.epoch = Some(received.clone());
             Ok(())
         }
     }

@@ -1,4 +1,4 @@
-//! One hub on a test bench: a virtual clock, a store in memory, and peers that send
+//! One hub in a test harness: a virtual clock, a store in memory, and peers that send
 //! and receive JSON.
 //!
 //! Connects the peers, and records what they send and receive. The expectations are
@@ -10,9 +10,10 @@ mod effects;
 mod frame_summary;
 mod restarts;
 
-pub(crate) use connections::Seen;
-pub(crate) use frame_summary::brief;
+pub(crate) use connections::ConnectionEvent;
+pub(crate) use frame_summary::summary;
 pub(crate) use restarts::Written;
+pub(crate) use wshubd::protocol::ConnectionId;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -25,45 +26,42 @@ use wshubd::hub::{
 };
 use wshubd::protocol;
 use wshubd::protocol::{
-    Close, Code, ConnectionId, EdgeRequest, HubRequest, InboxMode, Message, Moment, OperationId, Reason,
-    Refusal, Request, RequestEnvelope, RequestId, RevocationTarget, UnixTime, UserId, worker,
+    Close, Code, EdgeRequest, HubRequest, InboxMode, Message, Moment, OperationId, Reason, Refusal, Request,
+    RequestEnvelope, RequestId, RevocationTarget, UnixTime, UserId, worker,
 };
 
-use connections::Link;
+use connections::Connection;
 
-/// A client or worker of a test.
-pub(crate) type Seat = ConnectionId;
-
-pub(crate) struct Bench {
+pub(crate) struct Harness {
     pub(crate) hub: Hub,
     pub(crate) now: Now,
     pub(crate) settings: Settings,
-    links: BTreeMap<ConnectionId, Link>,
+    connections: BTreeMap<ConnectionId, Connection>,
     next_tag: u64,
     /// What the store gives back, from memory or from the disk.
     store: BTreeMap<LogKey, BTreeMap<u64, Rc<Message>>>,
-    /// Whether the store lets the hub wait.
+    /// Whether the store answers only on demand.
     pub(crate) slow_store: bool,
     pub(crate) disk: disk::Disk,
     pub(crate) past: restarts::Past,
     waiting: VecDeque<Input>,
     http: Vec<(u64, Value)>,
-    /// Those of whom nothing is to be read.
-    pub(crate) paused: BTreeSet<Seat>,
+    /// Connections whose reading is paused.
+    pub(crate) paused: BTreeSet<ConnectionId>,
     latches: BTreeMap<OperationId, ConnectionId>,
     /// Revocations that wait for the disk.
     pub(crate) revocations: VecDeque<(Requester, Option<RequestId>, RevocationTarget)>,
-    /// Those that were made for a test.
+    /// The tokens that tests made.
     tokens: BTreeMap<String, Identity>,
     /// Everything that was delivered or kept, by channel and position.
     pub(crate) seen: BTreeMap<(LogKey, u64), Rc<Message>>,
     /// The effects of the last input.
     pub(crate) last: Effects,
     /// The events of all connections, in order, where a test records them.
-    pub(crate) journal: Option<Vec<(Seat, Seen)>>,
+    pub(crate) journal: Option<Vec<(ConnectionId, ConnectionEvent)>>,
 }
 
-impl Bench {
+impl Harness {
     pub(crate) fn new() -> Self {
         Self::with(Settings::default())
     }
@@ -78,7 +76,7 @@ impl Bench {
             hub: Hub::new(settings.clone(), 7),
             now: Now { moment: Moment(1_000_000), wall: UnixTime(1_800_000_000_000) },
             settings,
-            links: BTreeMap::new(),
+            connections: BTreeMap::new(),
             next_tag: 0,
             store: BTreeMap::new(),
             slow_store: false,
@@ -96,103 +94,107 @@ impl Bench {
         }
     }
 
-    // ---- coming and going ----
+    // ---- connections ----
 
-    pub(crate) fn link(&mut self, peer: Peer) -> Seat {
+    pub(crate) fn connect(&mut self, peer: Peer) -> ConnectionId {
         // As the daemon does: the first place that is free, and a new tag.
-        let taken = (0..).zip(self.links.keys()).take_while(|(place, conn)| conn.slot == *place);
+        let taken = (0..).zip(self.connections.keys()).take_while(|(place, conn)| conn.slot == *place);
         let slot = u32::try_from(taken.count()).unwrap();
         self.next_tag += 1;
         let conn = ConnectionId { slot, tag: 1000 + self.next_tag };
         let is_worker = matches!(peer, Peer::Worker { .. });
-        self.links.insert(conn, Link { is_worker, ..Link::default() });
+        self.connections.insert(conn, Connection { is_worker, ..Connection::default() });
         self.handle(Input::Opened { conn, peer });
         conn
     }
 
     /// A client with a token for `user` and the usual rights.
-    pub(crate) fn client(&mut self, user: &str) -> Seat {
+    pub(crate) fn client(&mut self, user: &str) -> ConnectionId {
         self.client_with(user, None)
     }
 
-    pub(crate) fn client_with(&mut self, user: &str, rights: impl Into<Option<Rc<Rights>>>) -> Seat {
-        let seat = self.newcomer(user, rights);
-        self.hush(seat);
-        seat
+    pub(crate) fn client_with(&mut self, user: &str, rights: impl Into<Option<Rc<Rights>>>) -> ConnectionId {
+        let conn = self.new_client(user, rights);
+        self.discard_frames(conn);
+        conn
     }
 
     /// The same, with its first frames still to be read.
-    pub(crate) fn newcomer(&mut self, user: &str, rights: impl Into<Option<Rc<Rights>>>) -> Seat {
+    pub(crate) fn new_client(&mut self, user: &str, rights: impl Into<Option<Rc<Rights>>>) -> ConnectionId {
         let rights = rights.into();
         let claim = Credentials::Verified(Identity { rights, ..Identity::new(user_id(user)) });
-        self.link(Peer::Client { credentials: claim, inbox: InboxMode::Auto, network: None })
+        self.connect(Peer::Client { credentials: claim, inbox: InboxMode::Auto, network: None })
     }
 
-    /// The same with a say in who moves the cursor of the inbox.
-    pub(crate) fn client_in(&mut self, user: &str, inbox: InboxMode) -> Seat {
+    /// The same in an inbox mode, which decides what moves the cursor.
+    pub(crate) fn client_in(&mut self, user: &str, inbox: InboxMode) -> ConnectionId {
         let claim = Credentials::Verified(Identity::new(user_id(user)));
-        self.link(Peer::Client { credentials: claim, inbox, network: None })
+        self.connect(Peer::Client { credentials: claim, inbox, network: None })
     }
 
     /// A client without a token.
-    pub(crate) fn stranger(&mut self) -> Seat {
-        self.link(Peer::Client { credentials: Credentials::Nothing, inbox: InboxMode::Auto, network: None })
+    pub(crate) fn anonymous_client(&mut self) -> ConnectionId {
+        self.connect(Peer::Client {
+            credentials: Credentials::Nothing,
+            inbox: InboxMode::Auto,
+            network: None,
+        })
     }
 
-    pub(crate) fn worker(&mut self) -> Seat {
-        self.link(Peer::Worker { uid: 1000, admin: false })
+    pub(crate) fn worker(&mut self) -> ConnectionId {
+        self.connect(Peer::Worker { uid: 1000, admin: false })
     }
 
-    pub(crate) fn admin(&mut self) -> Seat {
-        self.link(Peer::Worker { uid: 0, admin: true })
+    pub(crate) fn admin(&mut self) -> ConnectionId {
+        self.connect(Peer::Worker { uid: 0, admin: true })
     }
 
-    pub(crate) fn leave(&mut self, seat: Seat) {
-        self.links.remove(&seat);
-        self.handle(Input::Closed { conn: seat });
+    pub(crate) fn disconnect(&mut self, conn: ConnectionId) {
+        self.connections.remove(&conn);
+        self.handle(Input::Closed { conn });
     }
 
     /// A client whose token has rare claims.
-    pub(crate) fn client_on(&mut self, user: &str, terms: Terms) -> Seat {
-        let seat = self.newcomer_on(user, terms);
-        self.hush(seat);
-        seat
+    pub(crate) fn client_with_terms(&mut self, user: &str, terms: Terms) -> ConnectionId {
+        let conn = self.new_client_with_terms(user, terms);
+        self.discard_frames(conn);
+        conn
     }
 
     /// The same, with its first frames still to be read.
-    pub(crate) fn newcomer_on(&mut self, user: &str, terms: Terms) -> Seat {
+    pub(crate) fn new_client_with_terms(&mut self, user: &str, terms: Terms) -> ConnectionId {
         let identity = Identity { terms: Some(Rc::new(terms)), ..Identity::new(user_id(user)) };
         let claim = Credentials::Verified(identity);
-        self.link(Peer::Client { credentials: claim, inbox: InboxMode::Auto, network: None })
+        self.connect(Peer::Client { credentials: claim, inbox: InboxMode::Auto, network: None })
     }
 
-    // ---- saying and hearing ----
+    // ---- requests and frames ----
 
-    /// Says something, and gives what was heard by the one who said it, in a
-    /// few words each.
-    pub(crate) fn say(&mut self, seat: Seat, request: Value) -> Vec<String> {
-        self.ask(seat, request).iter().map(brief).collect()
+    /// Sends a request, and returns a summary of each frame that its sender has
+    /// received.
+    pub(crate) fn send(&mut self, conn: ConnectionId, request: Value) -> Vec<String> {
+        self.request(conn, request).iter().map(summary).collect()
     }
 
-    /// The same, whole.
-    pub(crate) fn ask(&mut self, seat: Seat, request: Value) -> Vec<Value> {
-        self.tell(seat, &request);
-        self.frames(seat)
+    /// The same with the frames whole.
+    pub(crate) fn request(&mut self, conn: ConnectionId, request: Value) -> Vec<Value> {
+        self.send_unread(conn, &request);
+        self.frames(conn)
     }
 
     /// Sends a request; the frames are left for later.
-    pub(crate) fn tell(&mut self, seat: Seat, request: &Value) {
+    pub(crate) fn send_unread(&mut self, conn: ConnectionId, request: &Value) {
         let text = request.to_string();
-        let is_worker = self.links.get(&seat).is_some_and(|link| link.is_worker);
+        let is_worker = self.connections.get(&conn).is_some_and(|connection| connection.is_worker);
         let parsed = if is_worker { worker::parse(text.as_bytes()) } else { protocol::parse(&text) };
-        let from = Requester::Connection(seat);
+        let from = Requester::Connection(conn);
         match parsed {
             Ok(RequestEnvelope { id, request: Request::Edge(EdgeRequest::Auth { token, inbox }) }) => {
                 let claim = self.verify(token.reveal());
-                self.handle(Input::TokenChecked { conn: seat, id, inbox, claim });
+                self.handle(Input::TokenChecked { conn, id, inbox, claim });
             }
             Ok(request) => self.handle(Input::Request { from, request: for_hub(request) }),
-            Err(misspoken) => self.handle(Input::Malformed { from, request: misspoken }),
+            Err(malformed) => self.handle(Input::Malformed { from, request: malformed }),
         }
     }
 
@@ -208,8 +210,8 @@ impl Bench {
         token
     }
 
-    /// The same, without rights of its own, and what only few say.
-    pub(crate) fn token_on(&mut self, user: &str, terms: Terms) -> String {
+    /// The same, without rights of its own, and with rare claims.
+    pub(crate) fn token_with_terms(&mut self, user: &str, terms: Terms) -> String {
         let token = format!("{user}.{}", self.tokens.len());
         let identity = Identity { terms: Some(Rc::new(terms)), ..Identity::new(user_id(user)) };
         self.tokens.insert(token.clone(), identity);
@@ -224,7 +226,7 @@ impl Bench {
         self.handle(Input::RevocationSaved { from, id, revoked, outcome });
     }
 
-    /// Tokens that were not made are the name of their user; `bad` is none.
+    /// A token that no test made is the name of its user; `bad` is invalid.
     fn verify(&self, token: &str) -> Result<Identity, TokenFault> {
         let fault = |code| {
             let message = "not a token that holds".into();
@@ -238,41 +240,49 @@ impl Bench {
         }
     }
 
-    /// Says who one is, as `auth` does.
-    pub(crate) fn auth(&mut self, seat: Seat, token: &str, inbox: Option<&str>) -> Vec<String> {
-        self.say(seat, json!({"action": "auth", "token": token, "inbox": inbox}))
+    /// Sends `auth`.
+    pub(crate) fn auth(&mut self, conn: ConnectionId, token: &str, inbox: Option<&str>) -> Vec<String> {
+        self.send(conn, json!({"action": "auth", "token": token, "inbox": inbox}))
     }
 
-    /// Says that the inbox has arrived up to a position, of the epoch that the
-    /// greeting told. It has no answer.
-    pub(crate) fn ack(&mut self, seat: Seat, seq: u64) {
-        let epoch = self.inbox_epoch(seat);
-        self.tell(seat, &json!({"action": "ack", "epoch": epoch, "seq": seq}));
+    /// Acknowledges the inbox up to a position, in the epoch of
+    /// `connection_established`. It has no reply.
+    pub(crate) fn ack(&mut self, conn: ConnectionId, seq: u64) {
+        let epoch = self.inbox_epoch(conn);
+        self.send_unread(conn, &json!({"action": "ack", "epoch": epoch, "seq": seq}));
     }
 
-    /// The same, and a person has seen it.
-    pub(crate) fn ack_read(&mut self, seat: Seat, seq: u64) {
-        let epoch = self.inbox_epoch(seat);
-        self.tell(seat, &json!({"action": "ack", "epoch": epoch, "seq": seq, "read": true}));
+    /// The same as read by the user.
+    pub(crate) fn ack_read(&mut self, conn: ConnectionId, seq: u64) {
+        let epoch = self.inbox_epoch(conn);
+        self.send_unread(conn, &json!({"action": "ack", "epoch": epoch, "seq": seq, "read": true}));
     }
 
-    pub(crate) fn inbox_epoch(&self, seat: Seat) -> String {
-        self.links.get(&seat).and_then(|link| link.inbox.clone()).expect("a greeting tells the inbox's epoch")
+    pub(crate) fn inbox_epoch(&self, conn: ConnectionId) -> String {
+        self.connections
+            .get(&conn)
+            .and_then(|connection| connection.inbox.clone())
+            .expect("a greeting tells the inbox's epoch")
     }
 
-    pub(crate) fn subscribe(&mut self, seat: Seat, channel: &str) -> Vec<String> {
-        self.say(seat, json!({"action": "subscribe", "channel": channel}))
+    pub(crate) fn subscribe(&mut self, conn: ConnectionId, channel: &str) -> Vec<String> {
+        self.send(conn, json!({"action": "subscribe", "channel": channel}))
     }
 
     /// Publishes `data` as event `say`.
-    pub(crate) fn publish(&mut self, seat: Seat, channel: &str, data: impl Into<Value>) -> Vec<String> {
-        self.say(seat, json!({"action": "send", "channel": channel, "event": "say", "data": data.into()}))
+    pub(crate) fn publish(
+        &mut self,
+        conn: ConnectionId,
+        channel: &str,
+        data: impl Into<Value>,
+    ) -> Vec<String> {
+        self.send(conn, json!({"action": "send", "channel": channel, "event": "say", "data": data.into()}))
     }
 
-    pub(crate) fn ask_http(&mut self, number: u64, say: HubRequest) -> Vec<String> {
+    pub(crate) fn request_http(&mut self, number: u64, request: HubRequest) -> Vec<String> {
         self.handle(Input::Request {
             from: Requester::Http(number),
-            request: RequestEnvelope { id: None, request: say },
+            request: RequestEnvelope { id: None, request },
         });
         self.answers(number)
     }
@@ -280,7 +290,7 @@ impl Bench {
     /// What `POST /broadcast` is answered.
     pub(crate) fn post(&mut self, number: u64, body: &Value) -> Vec<String> {
         match protocol::http::broadcast(body.to_string().as_bytes()) {
-            Ok(publication) => self.ask_http(number, HubRequest::Publish(publication)),
+            Ok(publication) => self.request_http(number, HubRequest::Publish(publication)),
             Err(refusal) => vec![format!("error {}", refusal.code.word())],
         }
     }
@@ -290,7 +300,7 @@ impl Bench {
         let (his, others) = std::mem::take(&mut self.http).into_iter().partition(|(to, _)| *to == number);
         self.http = others;
         let his: Vec<(u64, Value)> = his;
-        his.iter().map(|(_, frame)| brief(frame)).collect()
+        his.iter().map(|(_, frame)| summary(frame)).collect()
     }
 
     pub(crate) fn stats(&mut self) -> Value {
@@ -306,18 +316,21 @@ impl Bench {
     }
 
     /// The frames of a peer since the last call, whole.
-    pub(crate) fn frames(&mut self, seat: Seat) -> Vec<Value> {
-        self.links.get_mut(&seat).map(|link| std::mem::take(&mut link.heard)).unwrap_or_default()
+    pub(crate) fn frames(&mut self, conn: ConnectionId) -> Vec<Value> {
+        self.connections
+            .get_mut(&conn)
+            .map(|connection| std::mem::take(&mut connection.received))
+            .unwrap_or_default()
     }
 
-    /// The same, in a few words each.
-    pub(crate) fn story(&mut self, seat: Seat) -> Vec<String> {
-        self.frames(seat).iter().map(brief).collect()
+    /// The same, summarized.
+    pub(crate) fn received(&mut self, conn: ConnectionId) -> Vec<String> {
+        self.frames(conn).iter().map(summary).collect()
     }
 
     /// Discards the frames received so far.
-    pub(crate) fn hush(&mut self, seat: Seat) {
-        self.frames(seat);
+    pub(crate) fn discard_frames(&mut self, conn: ConnectionId) {
+        self.frames(conn);
     }
 
     // ---- store and time ----
@@ -355,10 +368,14 @@ impl Bench {
     }
 
     /// Lets time pass in which every client gives signs of life.
-    pub(crate) fn live(&mut self, seconds: u64) {
+    pub(crate) fn keep_alive(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.wait(1.0);
-            let clients = self.links.iter().filter(|(_, link)| !link.is_worker).map(|(seat, _)| *seat);
+            let clients = self
+                .connections
+                .iter()
+                .filter(|(_, connection)| !connection.is_worker)
+                .map(|(conn, _)| *conn);
             for conn in clients.collect::<Vec<_>>() {
                 self.handle(Input::KeepAlive { conn, controls: 1 });
             }
@@ -374,7 +391,7 @@ impl Bench {
         self.handle(Input::Stopping { close });
     }
 
-    /// An administrator changes the settings under those who are here.
+    /// An administrator changes the settings while connections are open.
     pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Settings)) {
         change(&mut self.settings);
         let settings = Box::new(self.settings.clone());
@@ -384,7 +401,7 @@ impl Bench {
 
     /// Another process takes over.
     pub(crate) fn hand_over(&mut self) {
-        // What nobody could ask for again is waited for.
+        // A notice cannot be fetched again, so its page is waited for.
         let waiting = std::mem::take(&mut self.waiting);
         let is_notice =
             |input: &Input| matches!(input, Input::Fetched { fetch: FetchPurpose::Notice(_), .. });
@@ -397,10 +414,10 @@ impl Bench {
         self.hub = Hub::import(self.settings.clone(), &bytes).unwrap();
         assert_eq!(serde_json::to_value(&self.hub).unwrap(), before, "nothing is lost on the way");
         assert!(self.hub.export() == bytes, "nor spelled otherwise");
-        // The rest is answered to nobody, and asked again.
+        // The next hub repeats the other fetches.
         self.waiting.clear();
         self.note_reaches();
-        self.disk_tells();
+        self.report_failed_disk();
         self.handle(Input::Timeout);
     }
 }

@@ -5,15 +5,15 @@ use std::rc::Rc;
 use serde_json::{Value, json};
 use wshubd::hub::{Effect, Effects, FetchPurpose, Input, LogKey, Requester, StoreEvent};
 use wshubd::protocol::message::Delivery;
-use wshubd::protocol::{ConnectionId, Frame, Message, RequestId, worker};
+use wshubd::protocol::{Frame, Message, RequestId, worker};
 
-use super::connections::{Mark, Seen};
-use super::{Bench, Seat};
+use super::connections::{ConnectionEvent, Mark};
+use super::{ConnectionId, Harness};
 
-impl Bench {
+impl Harness {
     pub(crate) fn handle(&mut self, input: Input) {
         if let Input::Flushed { conn, log, seq, .. } = &input {
-            self.see(*conn, || Seen::Taken(log.clone(), *seq));
+            self.record(*conn, || ConnectionEvent::Flushed(log.clone(), *seq));
         }
         let mut out = Effects::default();
         self.hub.handle(self.now, input, &mut out);
@@ -38,11 +38,11 @@ impl Bench {
                 self.is_noted(message);
                 let json = encoded(|to| message.encode(Delivery::Live, to));
                 let mark = log.as_ref().map(|log| (log.clone(), message.seq.unwrap(), Delivery::Live));
-                self.give(out.slots(to), &json, mark.as_ref(), taken);
+                self.deliver(out.slots(to), &json, mark.as_ref(), taken);
             }
             Effect::Broadcast { frame, to } => {
                 let json = encoded(|to| frame.encode(None, to));
-                self.give(out.slots(to), &json, None, taken);
+                self.deliver(out.slots(to), &json, None, taken);
             }
             Effect::Replay { message, conn, log } => {
                 self.is_noted(message);
@@ -70,7 +70,9 @@ impl Bench {
             Effect::LogAnomaly(_) | Effect::LogDisconnect { .. } => {}
             Effect::PersistSeq { log, epoch, seq } => self.reach(log, *epoch, *seq),
             Effect::Latch { .. } | Effect::Interrupt { .. } | Effect::Unlatch { .. } => self.latch(effect),
-            Effect::Append { .. } | Effect::Fetch { .. } | Effect::Truncate { .. } => self.ask_store(effect),
+            Effect::Append { .. } | Effect::Fetch { .. } | Effect::Truncate { .. } => {
+                self.carry_out_in_store(effect)
+            }
             Effect::SyncNow { .. } => self.write_now(effect),
         }
     }
@@ -79,14 +81,14 @@ impl Bench {
     fn answer_with(&mut self, to: Requester, id: Option<&RequestId>, frame: &Frame<'_>) {
         let worker = matches!(to, Requester::Connection(conn) if self.is_worker(conn));
         let mut bytes = Vec::new();
-        let said = match worker {
+        let is_encoded = match worker {
             true => worker::encode(frame, id, &mut bytes),
             false => {
                 frame.encode(id, &mut bytes);
                 true
             }
         };
-        if said {
+        if is_encoded {
             self.answer(to, serde_json::from_slice(&bytes).unwrap());
         }
     }
@@ -112,7 +114,7 @@ impl Bench {
         }
     }
 
-    fn ask_store(&mut self, effect: &Effect) {
+    fn carry_out_in_store(&mut self, effect: &Effect) {
         match effect {
             Effect::Append { log, message, meta: keeping } => {
                 self.note(message, Some(log));
@@ -167,15 +169,15 @@ impl Bench {
     }
 
     fn is_worker(&self, conn: ConnectionId) -> bool {
-        self.links.get(&conn).is_some_and(|link| link.is_worker)
+        self.connections.get(&conn).is_some_and(|connection| connection.is_worker)
     }
 
     fn answer(&mut self, to: Requester, json: Value) {
         match to {
             Requester::Connection(conn) => {
-                let link = self.links.get_mut(&conn).expect("an answer goes to somebody");
+                let connection = self.connections.get_mut(&conn).expect("an answer goes to somebody");
                 if let Some(epoch) = json["inbox"]["epoch"].as_str() {
-                    link.inbox = Some(epoch.to_owned());
+                    connection.inbox = Some(epoch.to_owned());
                 }
                 self.queue(conn, json, None, &mut Vec::new());
             }
@@ -183,32 +185,32 @@ impl Bench {
         }
     }
 
-    fn give(&mut self, slots: &[u32], json: &Value, mark: Option<&Mark>, taken: &mut Vec<Input>) {
+    fn deliver(&mut self, slots: &[u32], json: &Value, mark: Option<&Mark>, taken: &mut Vec<Input>) {
         for slot in slots {
             let first = ConnectionId { slot: *slot, tag: 0 };
-            let there = self.links.range(first..).next().map(|(seat, _)| *seat);
-            let seat = there.filter(|seat| seat.slot == *slot).expect("only open connections are recipients");
-            self.queue(seat, json.clone(), mark, taken);
+            let there = self.connections.range(first..).next().map(|(conn, _)| *conn);
+            let conn = there.filter(|conn| conn.slot == *slot).expect("only open connections are recipients");
+            self.queue(conn, json.clone(), mark, taken);
         }
     }
 
     /// Puts a frame into the queue of a link, which carries it at once unless it
     /// is slow; the socket takes it at once unless it is clogged.
-    fn queue(&mut self, seat: Seat, json: Value, mark: Option<&Mark>, taken: &mut Vec<Input>) {
-        self.see(seat, || Seen::Queued(json.clone()));
-        let link = self.links.get_mut(&seat).expect("a frame goes to somebody");
-        if let Some(waiting) = &mut link.slow {
+    fn queue(&mut self, conn: ConnectionId, json: Value, mark: Option<&Mark>, taken: &mut Vec<Input>) {
+        self.record(conn, || ConnectionEvent::Queued(json.clone()));
+        let connection = self.connections.get_mut(&conn).expect("a frame goes to somebody");
+        if let Some(waiting) = &mut connection.slow {
             waiting.push_back((json, mark.cloned()));
             return;
         }
         if let Some((log, seq, how)) = mark.cloned() {
-            if link.stuck {
-                link.unwritten.push_back((log, seq, how));
+            if connection.is_blocked {
+                connection.unwritten.push_back((log, seq, how));
             } else {
-                taken.push(Input::Flushed { conn: seat, log, seq, how });
+                taken.push(Input::Flushed { conn, log, seq, how });
             }
         }
-        self.hear(seat, json);
+        self.receive(conn, json);
     }
 }
 

@@ -10,9 +10,9 @@ use wshubd::hub::settings::{Keep, WriteThrough as When};
 use wshubd::hub::{Hub, Input, LogKey, RecoveredLog, RecoveredMessage, Settings, StoreEvent};
 use wshubd::protocol::{Close, Message, Moment};
 
-use super::Bench;
+use super::Harness;
 
-/// The store's part in the lives of hubs.
+/// The contents of the disk, over several hubs.
 #[derive(Default)]
 pub(crate) struct Past {
     /// How many hubs have begun anew.
@@ -43,7 +43,7 @@ pub(crate) struct Written {
     pub(crate) kept: BTreeSet<u64>,
 }
 
-impl Bench {
+impl Harness {
     /// What a hub that is killed now leaves of a log.
     pub(crate) fn written(&self, log: &LogKey) -> Written {
         let (forgotten, last) = self.past.marks.get(log).copied().unwrap_or_default();
@@ -105,7 +105,7 @@ impl Bench {
         self.past.noted = positions.map(|(log, last)| (log, (last.epoch, last.seq))).collect();
     }
 
-    /// Nobody hears a position that a hub after this one could give out again,
+    /// No peer receives a position that a hub after this one could give out again,
     /// though the numbers of its log go on over a kill.
     pub(super) fn is_noted(&self, message: &Message) {
         let channel = message.channel.as_ref().filter(|channel| channel.as_str() != "@me");
@@ -141,7 +141,7 @@ impl Bench {
     /// Ends the daemon as it should be; what is left of it.
     pub(crate) fn end(&mut self) -> Vec<u8> {
         self.stop(Close::Restarting);
-        self.links.clear();
+        self.connections.clear();
         self.paused.clear();
         self.disk_writes_what(|when| when != When::Never);
         self.forget_tail();
@@ -170,7 +170,7 @@ impl Bench {
             Some(remains) => Hub::revive(settings, seed, self.now, remains, shift).unwrap(),
             None => Hub::new(settings, seed),
         };
-        self.links.clear();
+        self.connections.clear();
         self.paused.clear();
         self.waiting.clear();
         self.http.clear();
@@ -190,13 +190,13 @@ impl Bench {
         if self.disk.failed {
             self.handle(Input::Store(StoreEvent::Failed));
         } else {
-            self.tell_found();
+            self.report_recovered_logs();
         }
         self.note_reaches();
     }
 
-    /// Has the hub told what is on the disk, if it was not told yet.
-    pub(super) fn tell_found(&mut self) {
+    /// Reports the logs on the disk to the hub, unless that was done.
+    pub(super) fn report_recovered_logs(&mut self) {
         let mut all = Vec::new();
         for (log, messages) in self.past.unread.take().unwrap_or_default() {
             let (cursor, last) = self.past.marks.get(&log).copied().unwrap_or_default();

@@ -1,9 +1,9 @@
-//! Frames in a few words, for comparison in tests.
+//! Summaries of frames, for comparison in tests.
 
 use serde_json::Value;
 
-/// A frame in a few words: the fields that tests compare.
-pub(crate) fn brief(frame: &Value) -> String {
+/// The fields of a frame that tests compare.
+pub(crate) fn summary(frame: &Value) -> String {
     let kind = frame["type"].as_str().unwrap_or_default();
     let fields: &[&str] = match kind {
         "message" => &["event", "data", "replayed"],

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use wshubd::hub::settings::WriteThrough as When;
 use wshubd::hub::{Effect, EntryMeta, Input, LogKey, StoreEvent};
 
-use super::Bench;
+use super::Harness;
 
 /// One message, by its log and position.
 type Place = (LogKey, u64);
@@ -84,7 +84,7 @@ impl Disk {
     }
 }
 
-impl Bench {
+impl Harness {
     pub(super) fn write_now(&mut self, effect: &Effect) {
         let Effect::SyncNow { log, seq } = effect else { return };
         let place = (log.clone(), *seq);
@@ -163,17 +163,17 @@ impl Bench {
         }
     }
 
-    /// Breaks: nothing can be written or read.
+    /// The disk breaks: nothing can be written or read.
     pub(crate) fn disk_fails(&mut self) {
         (self.disk.failed, self.disk.unreadable) = (true, true);
         self.handle(Input::Store(StoreEvent::Failed));
         self.disk_refuses();
     }
 
-    /// And is back.
+    /// The disk works again.
     pub(crate) fn disk_works(&mut self) {
         (self.disk.failed, self.disk.unreadable) = (false, false);
-        self.tell_found();
+        self.report_recovered_logs();
         self.handle(Input::Store(StoreEvent::Recovered));
     }
 
@@ -185,7 +185,7 @@ impl Bench {
     }
 
     /// The first report of a failed disk to another process.
-    pub(super) fn disk_tells(&mut self) {
+    pub(super) fn report_failed_disk(&mut self) {
         if self.disk.failed {
             self.handle(Input::Store(StoreEvent::Failed));
         }

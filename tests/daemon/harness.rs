@@ -1,4 +1,4 @@
-//! One daemon in a directory of its own, and peers that talk to it.
+//! One daemon in a directory of its own, and its peers.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -149,7 +149,7 @@ impl Daemon {
     }
 
     /// Its log before the line `started`.
-    pub(crate) fn said_before_start(&mut self) -> Vec<String> {
+    pub(crate) fn log_before_start(&mut self) -> Vec<String> {
         std::mem::take(&mut self.before)
     }
 
@@ -162,8 +162,7 @@ impl Daemon {
         Self::in_place(directory, started)
     }
 
-    /// Starts with a file alone, which says where it listens and may say something else
-    /// later.
+    /// Starts with a file alone, which sets its addresses and may change later.
     pub(crate) fn by_file(text: &str) -> Self {
         let directory = directory();
         std::fs::write(directory.join("wshubd.toml"), text).unwrap();
@@ -187,8 +186,8 @@ impl Daemon {
     /// Asks for a reload, and gives the answer.
     pub(crate) fn reload(&self) -> Value {
         let mut worker = self.worker();
-        worker.say(json!({"action": "reload", "id": "r"}));
-        worker.hear()
+        worker.send(json!({"action": "reload", "id": "r"}));
+        worker.receive()
     }
 
     /// The next line of the log.
@@ -205,14 +204,14 @@ impl Daemon {
 
     pub(crate) fn token(&self, user: &str) -> String {
         let mut worker = self.worker();
-        worker.say(json!({"action": "token", "user_id": user, "ttl": 3600, "id": 1}));
-        worker.hear()["token"].as_str().unwrap().to_owned()
+        worker.send(json!({"action": "token", "user_id": user, "ttl": 3600, "id": 1}));
+        worker.receive()["token"].as_str().unwrap().to_owned()
     }
 
     /// A client of `user`, past its greeting.
     pub(crate) fn client(&self, user: &str) -> Client {
         let mut client = self.client_at(&format!("/ws?token={}", self.token(user)));
-        client.hear_type("connection_established");
+        client.expect_type("connection_established");
         client
     }
 
@@ -346,13 +345,13 @@ impl Daemon {
         assert!(is_reached, "{} descriptors are open", self.descriptors());
     }
 
-    /// Nobody reads what it logs from now on.
+    /// Closes the reading end of its log.
     pub(crate) fn close_log(&mut self) {
         self.log = None;
     }
 
     /// Waits for a line of the log in which these words stand.
-    pub(crate) fn hear_line(&mut self, words: &str) -> String {
+    pub(crate) fn expect_log_line(&mut self, words: &str) -> String {
         let mut line = String::new();
         while !line.contains(words) {
             line.clear();
@@ -402,32 +401,32 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn say(&mut self, request: Value) {
+    pub(crate) fn send(&mut self, request: Value) {
         self.socket.send(Message::text(request.to_string())).unwrap();
     }
 
     /// The next frame.
-    pub(crate) fn hear(&mut self) -> Value {
+    pub(crate) fn receive(&mut self) -> Value {
         loop {
             match self.socket.read().expect("a frame") {
                 Message::Text(text) => return serde_json::from_str(&text).unwrap(),
                 Message::Ping(_) | Message::Pong(_) => {}
-                other => panic!("heard {other:?}"),
+                other => panic!("received {other:?}"),
             }
         }
     }
 
     /// The next frame, which must be of this type.
-    pub(crate) fn hear_type(&mut self, kind: &str) -> Value {
-        let frame = self.hear();
+    pub(crate) fn expect_type(&mut self, kind: &str) -> Value {
+        let frame = self.receive();
         assert_eq!(frame["type"], kind, "{frame}");
         frame
     }
 
     /// Whether the daemon still reads and answers.
-    pub(crate) fn lives(&mut self) {
-        self.say(json!({"action": "ping"}));
-        self.hear_type("pong");
+    pub(crate) fn expect_pong(&mut self) {
+        self.send(json!({"action": "ping"}));
+        self.expect_type("pong");
     }
 
     /// The code of the close frame that comes after `bye` or nothing.
@@ -442,8 +441,8 @@ impl Client {
     }
 
     pub(crate) fn subscribe(&mut self, channel: &str) {
-        self.say(json!({"action": "subscribe", "channel": channel, "id": "subscribed"}));
-        while self.hear()["type"] != "subscription_succeeded" {}
+        self.send(json!({"action": "subscribe", "channel": channel, "id": "subscribed"}));
+        while self.receive()["type"] != "subscription_succeeded" {}
     }
 }
 
@@ -453,7 +452,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn say(&mut self, line: Value) {
+    pub(crate) fn send(&mut self, line: Value) {
         self.write(&format!("{line}\n"));
     }
 
@@ -461,7 +460,7 @@ impl Worker {
         self.lines.get_mut().write_all(bytes.as_bytes()).unwrap();
     }
 
-    pub(crate) fn hear(&mut self) -> Value {
+    pub(crate) fn receive(&mut self) -> Value {
         let mut line = String::new();
         assert_ne!(self.lines.read_line(&mut line).unwrap(), 0, "the daemon hung up");
         serde_json::from_str(&line).unwrap()
@@ -472,7 +471,7 @@ impl Worker {
         self.lines.get_ref().try_clone().unwrap()
     }
 
-    /// Says no more; what comes until the daemon hangs up.
+    /// Closes its sending direction; what comes until the daemon hangs up.
     pub(crate) fn finish(mut self) -> String {
         self.lines.get_mut().shutdown(std::net::Shutdown::Write).unwrap();
         let mut rest = String::new();
@@ -483,8 +482,8 @@ impl Worker {
 
 /// The numbers of the daemon.
 pub(crate) fn stats(worker: &mut Worker) -> Value {
-    worker.say(json!({"action": "stats", "id": "stats"}));
-    worker.hear()
+    worker.send(json!({"action": "stats", "id": "stats"}));
+    worker.receive()
 }
 
 pub(crate) fn number(stats: &Value, name: &str) -> u64 {
