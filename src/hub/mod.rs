@@ -48,7 +48,7 @@ use connection::account::ACCOUNT;
 use connection::auth::AuthQueue;
 use event::Cx;
 use log::position::SeqRange;
-use memory_pressure::{LOG, Ranking, SUBSCRIPTION, TOPIC};
+use memory_pressure::{LOG, Newcomer, Ranking, SUBSCRIPTION, TOPIC};
 use timers::Timer;
 
 /// All state worth reasoning about.
@@ -189,7 +189,8 @@ impl Hub {
             Input::ReadClosed { conn } => self.on_read_closed(cx, conn),
             Input::Closed { conn } => self.remove_connection(cx, conn, None),
             Input::Memory { links, holders, is_waited_for } => {
-                self.on_memory_report(cx, links, holders, is_waited_for);
+                let newcomer = if is_waited_for { Newcomer::Waits } else { Newcomer::None };
+                self.on_memory_report(cx, links, holders, newcomer);
             }
             Input::NoCapacity => self.on_no_capacity(cx),
             Input::Rejected(rejection) => self.on_rejected(rejection),
@@ -367,7 +368,7 @@ impl Hub {
         cx: &mut Cx<'_>,
         links: u64,
         holders: Vec<(ConnectionId, u64)>,
-        is_waited_for: bool,
+        newcomer: Newcomer,
     ) {
         let (was, own) = (self.memory.level(), self.own_memory());
         let relief = self.memory.update(cx.now.moment, links, own, &self.settings.limits);
@@ -381,7 +382,7 @@ impl Hub {
         }
         let Some(relief) = relief else { return };
         let ranking = Ranking::of(holders, &self.connections, &self.channels);
-        let chosen = ranking.choose(relief, is_waited_for);
+        let chosen = ranking.choose(relief, newcomer);
         self.memory.note_closed(cx.now.moment, chosen.len());
         for holder in chosen {
             let (conn, held) = (holder.conn(), holder.bytes());

@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use super::dedup::{DedupKey, Scope};
-use super::delivery::{DeliveryCounts, Echo, PublishOptions, Publisher};
+use super::delivery::{DeliveryCounts, DuplicatePlace, Echo, PublishOptions, Publisher};
 use super::fanout::FanoutResult;
 use super::receipts::ReceiptRecipient;
 use super::topic::Topic;
@@ -71,7 +71,7 @@ impl Hub {
         }
         let Publication { ttl, durable, .. } = publication;
         let target = publication.target.clone();
-        let options = PublishOptions::new(ttl, durable, key.as_ref().map(|key| key.scope().clone()));
+        let options = PublishOptions::new(ttl, key.as_ref().map(|key| key.scope().clone())).durable(durable);
         let message = self.compose(cx.now, &from, publication);
         let message_id = message.message_id.clone();
         self.counters.messages_received += 1;
@@ -135,9 +135,14 @@ impl Hub {
         let log = topic.and_then(Topic::log);
         let entry = log.and_then(|log| log.entries().find(seq));
         let is_awaited = log.is_some_and(|log| log.answers().await_seq(seq));
-        let is_stored = *durable && entry.is_some_and(|entry| entry.is_stored());
-        let counts = DeliveryCounts::duplicate(entry.is_some(), is_stored);
-        let waits = *durable && !is_stored && (counts.is_kept() || is_awaited);
+        let place = match entry {
+            None => DuplicatePlace::Gone,
+            Some(entry) if *durable && entry.is_stored() => DuplicatePlace::Stored,
+            Some(_) => DuplicatePlace::Kept,
+        };
+        let counts = DeliveryCounts::duplicate(place);
+        let waits =
+            *durable && place != DuplicatePlace::Stored && (place == DuplicatePlace::Kept || is_awaited);
         if waits {
             self.may_store()?;
         }

@@ -105,7 +105,7 @@ impl Hub {
             debug_assert!(false, "the topic was found or added");
             return Ok(());
         };
-        self.join(id, conn, wish.presence, cx.out);
+        self.join(id, conn, &wish, cx.out);
         if let Some(topic) = self.channels.at(id) {
             self.answer(ask, self.confirmation(topic, conn, &wish, &start, room), cx.out);
             start.notify_missing(topic, conn, cx.out);
@@ -163,15 +163,16 @@ impl Hub {
     }
 
     /// Makes a connection a subscriber, if it is none.
-    fn join(&mut self, id: TopicId, conn: ConnectionId, watches: bool, out: &mut Effects) {
+    fn join(&mut self, id: TopicId, conn: ConnectionId, wish: &Subscription, out: &mut Effects) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let Some(topic) = self.channels.at_mut(id) else { return };
         if connection.is_subscribed(id) {
-            topic.set_watching(conn.slot, watches);
+            topic.set_watching(conn.slot, wish.presence);
         } else {
             connection.add_channel(id);
             let user = connection.user().cloned();
-            topic.add_subscriber(Subscriber::new(conn.slot, DeliveryMode::Live).watching(watches));
+            let subscriber = Subscriber::new(conn.slot, DeliveryMode::Live).watching(wish.presence);
+            topic.add_subscriber(subscriber);
             if let Some(user) = user {
                 self.channels.join_presence(&self.connections, id, conn.slot, &user, out);
             }

@@ -312,9 +312,9 @@ impl Topic {
         self.numbers.begin_above(floor);
     }
 
-    /// Nobody can read from now on what the disk has of it.
+    /// What the disk has of it cannot be read from now on.
     pub(in crate::hub) fn detach_from_disk(&mut self) {
-        self.numbers.detach_from_disk(matches!(self.key, LogKey::Inbox(_)));
+        self.numbers.detach_from_disk(&self.key);
     }
 
     /// Goes on after what was found on the disk, as [`Numbering::recover`] says.

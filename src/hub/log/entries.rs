@@ -81,10 +81,10 @@ impl LogEntry {
 
     /// A message on the disk, in the index again. Its publisher has another connection by
     /// now, and workers were notified of it when it was kept.
-    pub(in crate::hub) fn recovered(seq: u64, meta: &EntryMeta, delivered: bool) -> Self {
+    pub(in crate::hub) fn recovered(seq: u64, meta: &EntryMeta) -> Self {
         Self {
             announced: true,
-            delivered,
+            delivered: meta.delivered,
             durable: meta.durable,
             stored: true,
             ..Self::new(seq, meta.size, meta.since, meta.expires)

@@ -150,13 +150,13 @@ impl Numbering {
         self.jump = Some(Box::new(jump));
     }
 
-    /// Nobody can read from now on what the disk has of it.
-    pub(in crate::hub) fn detach_from_disk(&mut self, is_inbox: bool) {
+    /// What the disk has of the topic of that key cannot be read from now on.
+    pub(in crate::hub) fn detach_from_disk(&mut self, key: &LogKey) {
         let (seq, jump) = (self.last.seq, self.jump.take().map(|jump| *jump));
         let jump = match jump {
             _ if seq == 0 => None,
             // What its user has not is on the disk, and not lost yet.
-            jump if is_inbox => {
+            jump if matches!(key, LogKey::Inbox(_)) => {
                 let cursor = jump.filter(|jump| jump.from == 0).map_or(self.cursor, |jump| jump.cursor);
                 self.cursor = seq;
                 Some(ProvisionalRange { to: seq, reach: seq, cursor, ..ProvisionalRange::default() })

@@ -81,9 +81,9 @@ impl Topic {
     }
 
     fn recovered_entry(&self, message: &RecoveredMessage) -> LogEntry {
-        let delivered =
-            if self.is_inbox() { self.numbers().is_passed(message.seq) } else { message.meta.delivered };
-        LogEntry::recovered(message.seq, &message.meta, delivered)
+        let entry = LogEntry::recovered(message.seq, &message.meta);
+        // In an inbox the cursor counts.
+        if self.is_inbox() { entry.delivered(self.numbers().is_passed(message.seq)) } else { entry }
     }
 
     /// What a subscriber is to read now that older messages are there, if anything.
