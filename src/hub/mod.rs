@@ -386,7 +386,7 @@ impl Hub {
         self.memory.note_closed(cx.now.moment, chosen.len());
         for holder in chosen {
             let (conn, held) = (holder.conn(), holder.bytes());
-            let Some(connection) = self.connections.get(conn) else { continue };
+            let Some(connection) = self.connections.existing(conn) else { continue };
             let user = connection.user().cloned();
             self.counters.closed_overloaded += 1;
             cx.out.push(Effect::LogAnomaly(Anomaly::Overloaded { conn, user, held }));

@@ -217,7 +217,7 @@ impl Hub {
     /// The position of one more message. Where it must not be given out again after
     /// a crash, that is ordered before the message is delivered to anybody.
     fn give_out_position(&mut self, id: TopicId, out: &mut Effects) -> Option<PublishedPlace> {
-        let topic = self.channels.at_mut(id)?;
+        let topic = self.channels.existing_mut(id)?;
         let position = topic.give_out_number();
         if self.settings.keeps_numbers(&self.settings.log_policy(topic.key())) {
             let LogPosition { epoch, seq } = position;
@@ -233,7 +233,7 @@ impl Hub {
             self.counters.messages_shed += late;
             return DeliveryCounts::new(0, late);
         };
-        let Some(topic) = self.channels.at_mut(fanout.id) else { return DeliveryCounts::default() };
+        let Some(topic) = self.channels.existing_mut(fanout.id) else { return DeliveryCounts::default() };
         let policy = self.settings.log_policy(topic.key());
         let is_wanted = fanout.is_kept_by(policy.keep);
         if !is_wanted {
@@ -419,8 +419,11 @@ impl Hub {
 
     /// A user has acknowledged up to a position.
     pub(super) fn send_receipts(&mut self, cx: &mut Cx<'_>, id: TopicId, seq: u64, state: ReceiptState) {
-        let Some(topic) = self.channels.at_mut(id) else { return };
-        let LogKey::Inbox(user) = topic.key() else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
+        let LogKey::Inbox(user) = topic.key() else {
+            debug_assert!(false, "only what lies in an inbox is acknowledged");
+            return;
+        };
         let user = user.clone();
         let Some(log) = topic.log_mut() else { return };
         for owed in log.acknowledge(seq, state) {

@@ -193,7 +193,7 @@ impl Topics {
 
     /// The token of a connection on a channel is another one.
     pub(in crate::hub) fn update_presence_info(&mut self, connections: &Connections, id: TopicId, slot: u32) {
-        let Some(connection) = connections.at(slot) else { return };
+        let Some(connection) = connections.existing_at(slot) else { return };
         let Some(user) = connection.user() else { return };
         self.change_presence(id, |presence, _| {
             presence.describe(user, connection.opened(), connection.info());
@@ -228,7 +228,7 @@ impl Topics {
 
     /// Begins to count users where some subscriber watches, and ceases where none does.
     pub(in crate::hub) fn watch(&mut self, connections: &Connections, timers: &mut Timers, id: TopicId) {
-        let Some(topic) = self.at(id) else { return };
+        let Some(topic) = self.existing(id) else { return };
         let is_watched = topic.subscribers().iter().any(Subscriber::is_watching);
         if is_watched && topic.presence().is_none() {
             let presence = Presence::of(topic, connections);
@@ -336,7 +336,7 @@ impl Topics {
         frame: Frame<'static>,
         out: &mut Effects,
     ) {
-        let Some(topic) = self.at(id) else { return };
+        let Some(topic) = self.existing(id) else { return };
         let start = out.recipients.len();
         for subscriber in topic.subscribers().iter().filter(|subscriber| subscriber.is_watching()) {
             let user = connections.at(subscriber.slot()).and_then(|connection| connection.user());

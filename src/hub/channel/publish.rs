@@ -171,7 +171,7 @@ impl Hub {
         whisper: Whisper,
     ) -> RequestResult {
         let Whisper { channel, event, data } = whisper;
-        let Some(connection) = self.connections.get(conn) else { return Ok(()) };
+        let Some(connection) = self.connections.existing(conn) else { return Ok(()) };
         let id = self.channels.find_channel(&channel).filter(|id| connection.is_subscribed(*id));
         let id = id.ok_or_else(|| {
             Refusal::new(Code::NotSubscribed, "a whisper needs a subscription").on(&channel)
@@ -180,10 +180,10 @@ impl Hub {
             return Err(forbidden(format!("{channel} is the daemon's own")).on(&channel));
         }
         self.may_publish_on(connection, &channel)?;
-        let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
+        let Some(connection) = self.connections.existing_mut(conn) else { return Ok(()) };
         let too_many = connection.take_whisper(cx.now.moment, &self.settings.limits).is_err()
             || self.charge(cx.now.moment, conn, Charge::Whisper).is_err();
-        let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
+        let Some(connection) = self.connections.existing_mut(conn) else { return Ok(()) };
         if too_many || self.memory.level() >= Level::High {
             self.counters.whispers_dropped += 1;
             return Ok(());
@@ -199,7 +199,7 @@ impl Hub {
             seq: None,
         };
         let start = cx.out.recipients.len();
-        let Some(topic) = self.channels.at(id) else { return Ok(()) };
+        let Some(topic) = self.channels.existing(id) else { return Ok(()) };
         for subscriber in topic.subscribers().iter().filter(|subscriber| subscriber.slot() != conn.slot) {
             let connection = self.connections.at(subscriber.slot());
             // Nothing overtakes a replay, and a whisper does not wait for one.

@@ -112,7 +112,7 @@ impl Topics {
         outcome: DeliveryOutcome,
         out: &mut Effects,
     ) {
-        let Some(topic) = self.at(id) else { return };
+        let Some(topic) = self.existing(id) else { return };
         if topic.is_undelivered() || !self.is_asked_for(&Channel::undelivered()) {
             return;
         }

@@ -167,6 +167,22 @@ impl Topics {
         self.table.get_mut(id.place())
     }
 
+    /// The topic at a place that cannot be free: it is in use, or was found since any topic was
+    /// forgotten.
+    #[track_caller]
+    pub(in crate::hub) fn existing(&self, id: TopicId) -> Option<&Topic> {
+        let topic = self.at(id);
+        debug_assert!(topic.is_some(), "a topic in use is in the table");
+        topic
+    }
+
+    #[track_caller]
+    pub(in crate::hub) fn existing_mut(&mut self, id: TopicId) -> Option<&mut Topic> {
+        let topic = self.at_mut(id);
+        debug_assert!(topic.is_some(), "a topic in use is in the table");
+        topic
+    }
+
     pub(in crate::hub) fn log(&self, id: TopicId) -> Option<&Log> {
         self.at(id)?.log()
     }
@@ -326,7 +342,10 @@ impl<'de> Deserialize<'de> for Topics {
         all.reserve(ids.len());
         for id in ids {
             all.enter(id);
-            let Some(topic) = all.table.get_mut(id.place()) else { continue };
+            let Some(topic) = all.table.get_mut(id.place()) else {
+                debug_assert!(false, "these are the places of the table");
+                continue;
+            };
             if let Some(log) = topic.log_mut() {
                 all.usage.update(id, log);
                 all.usage.count_publishers(log);

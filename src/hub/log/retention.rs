@@ -52,7 +52,7 @@ impl Hub {
         let mut others = Vec::new();
         let demand = Demand::new(id, Some(Incoming::of(&entry)));
         let is_kept = fits && self.make_room(demand, policy, &mut others, cx.out);
-        let Some(topic) = self.channels.at_mut(id) else { return false };
+        let Some(topic) = self.channels.existing_mut(id) else { return false };
         if is_kept {
             topic.log_or_new().push(entry);
             let log = topic.key().clone();
@@ -103,7 +103,7 @@ impl Hub {
     /// Drops what has grown too old.
     pub(in crate::hub) fn expire(&mut self, cx: &mut Cx<'_>, id: TopicId) {
         let now = cx.now.moment;
-        let Some(topic) = self.channels.at(id) else { return };
+        let Some(topic) = self.channels.existing(id) else { return };
         let keep = self.settings.log_policy(topic.key()).keep;
         if let Some(entries) = topic.entries() {
             let lost = entries.runs(PAGE_MESSAGES, |entry| {
@@ -133,7 +133,7 @@ impl Hub {
         cause: GapCause,
         goes: impl Fn(&LogEntry) -> bool,
     ) -> u64 {
-        let Some(topic) = self.channels.at_mut(id) else { return 0 };
+        let Some(topic) = self.channels.existing_mut(id) else { return 0 };
         let Some(log) = topic.log_mut() else { return 0 };
         let removed = log.drop_where(goes);
         for seq in removed.seqs() {
@@ -148,7 +148,7 @@ impl Hub {
     /// Drops one message that was just delivered: looking at all of them for each
     /// would make a replay quadratic.
     pub(in crate::hub) fn sweep_one(&mut self, cx: &mut Cx<'_>, id: TopicId, seq: u64) {
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         let keep = self.settings.log_policy(topic.key()).keep;
         if keep != Keep::History && topic.take_delivered(seq, cx.out) {
             self.settle(cx.now, id);
@@ -294,7 +294,7 @@ impl Hub {
     }
 
     fn evict(&mut self, id: TopicId, seq: u64, out: &mut Effects) {
-        let Some(topic) = self.channels.at(id) else { return };
+        let Some(topic) = self.channels.existing(id) else { return };
         let Some(entry) = topic.entries().and_then(|entries| entries.find(seq)) else {
             debug_assert!(false, "a message that is evicted is kept");
             return;

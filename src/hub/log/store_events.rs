@@ -54,7 +54,7 @@ impl Hub {
 
     /// Lets a publisher wait until a message is on the disk.
     pub(in crate::hub) fn await_disk(&mut self, cx: &mut Cx<'_>, id: TopicId, answer: Answer) {
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         let log = topic.log_or_new();
         let is_first = !log.answers().await_seq(answer.seq());
         let size = log.entries().find(answer.seq()).filter(|_| is_first).map_or(0, |entry| entry.size());
@@ -66,7 +66,7 @@ impl Hub {
 
     /// Has a message written that is in memory only.
     pub(in crate::hub) fn store_now(&mut self, id: TopicId, seq: u64, out: &mut Effects) {
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         if let Some(log) = topic.log_mut() {
             log.promise(seq);
             out.push(Effect::SyncNow { log: topic.key().clone(), seq });
@@ -115,7 +115,7 @@ impl Hub {
     }
 
     fn refuse_waiting(&mut self, cx: &mut Cx<'_>, id: TopicId, range: SeqRange) {
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         let channel = match topic.key() {
             LogKey::Channel(channel) => Some(channel.clone()),
             LogKey::Inbox(_) => None,
@@ -150,7 +150,7 @@ impl Hub {
     pub(in crate::hub) fn sync_again(&mut self, cx: &mut Cx<'_>) {
         let mut waiting = Vec::new();
         for id in self.channels.with_log(|log| !log.answers().is_empty()) {
-            let Some(topic) = self.channels.at_mut(id) else { continue };
+            let Some(topic) = self.channels.existing_mut(id) else { continue };
             let key = topic.key().clone();
             let Some(log) = topic.log_mut() else { continue };
             for answer in log.take_answers(SeqRange::ALL) {
@@ -240,7 +240,7 @@ impl Hub {
             self.channels.insert(topic)
         });
         let new_epoch = self.random.next();
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         let known = if known.is_some() { Known::Yes } else { Known::No };
         let recovered = topic.recover(id, &found, known, new_epoch);
         let epoch = topic.position().epoch;
@@ -282,8 +282,9 @@ impl Hub {
         let recipients = topic.subscribers().iter().filter(|subscriber| subscriber.is_recipient());
         let slots: Vec<u32> = recipients.map(Subscriber::slot).collect();
         for slot in slots {
-            let Some(conn) = self.connections.id(slot) else { continue };
-            let Some(topic) = self.channels.at(id) else { return };
+            let Some(connection) = self.connections.existing_at(slot) else { continue };
+            let conn = connection.id(slot);
+            let Some(topic) = self.channels.existing(id) else { return };
             if pending.place() == RecoveredPlace::Among {
                 cx.out.push(gap::new_epoch(conn, topic.name(), topic.position().epoch));
             }

@@ -324,7 +324,10 @@ impl Operations {
         channel: &Channel,
         space: &mut ListSpace,
     ) -> (Vec<OperationEntry>, Option<u64>) {
-        let Some(before_all) = OperationId::new("\u{20}").ok() else { return Default::default() };
+        let Ok(before_all) = OperationId::new("\u{20}") else {
+            debug_assert!(false, "a space is an id, before all others");
+            return Default::default();
+        };
         let from = (channel.clone(), before_all);
         let here = self.by_channel.range(from..).take_while(|(at, _)| at == channel);
         let mut listed = Vec::new();
