@@ -238,7 +238,7 @@ impl Hub {
 
     /// The positions of a log, if the hub knows it: of an inbox the last that its user has, and
     /// the last that was given out.
-    pub fn standing(&self, key: &LogKey) -> Option<(u64, u64)> {
+    pub fn cursor_and_last(&self, key: &LogKey) -> Option<(u64, u64)> {
         let topic = self.channels.at(self.channels.find(key)?)?;
         Some((topic.numbers().cursor(), topic.position().seq))
     }
@@ -436,9 +436,9 @@ impl Hub {
         Ok(hub)
     }
 
-    /// What the next hub needs to go on, whichever connections it has then. Asked for after `Input::Stopping`, when there are none, and after the store has reported
-    /// what it wrote.
-    pub fn checkpoint(&self) -> Vec<u8> {
+    /// What the next hub needs to go on, whichever connections it has then. Asked for after
+    /// `Input::Stopping`, when there are none, and after the store has reported what it wrote.
+    pub fn checkpoint_bytes(&self) -> Vec<u8> {
         checkpoint::write(&self.channels, &self.dedup)
     }
 
@@ -454,17 +454,17 @@ impl Hub {
         settings: Settings,
         seed: u64,
         now: Now,
-        mut checkpoint: &[u8],
+        mut bytes: &[u8],
         shift: i64,
     ) -> Result<Self, StateError> {
         let mut hub = Self::new(settings, seed);
-        let mut checkpoint = CheckpointReader::open(Source::new(&mut checkpoint), shift)?;
-        hub.channels.expect_back(checkpoint.left());
-        while let Some(topic) = checkpoint.next_topic()? {
+        let mut reader = CheckpointReader::open(Source::new(&mut bytes), shift)?;
+        hub.channels.expect_back(reader.left());
+        while let Some(topic) = reader.next_topic()? {
             let id = hub.channels.insert(topic);
-            hub.settle(now, id);
+            hub.refresh_topic(now, id);
         }
-        hub.dedup = checkpoint.finish()?;
+        hub.dedup = reader.finish()?;
         Ok(hub)
     }
 }

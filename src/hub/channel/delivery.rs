@@ -105,7 +105,7 @@ impl PublishOptions {
         Self { durable, ..self }
     }
 
-    /// For those who are here now, and nobody else.
+    /// For those who are here now alone.
     pub(in crate::hub) fn fleeting() -> Self {
         Self { ttl: Some(Duration::ZERO), ..Self::default() }
     }
@@ -122,7 +122,7 @@ impl PublishOptions {
         self.scope.as_ref()
     }
 
-    /// Whether the message is for those who are here now, and nobody else.
+    /// Whether the message is for those who are here now alone.
     pub(in crate::hub) fn is_fleeting(&self) -> bool {
         self.ttl.is_some_and(|ttl| ttl.is_zero())
     }
@@ -184,7 +184,7 @@ impl DeliveryCounts {
         self.kept
     }
 
-    /// It is lost before anybody had it.
+    /// It is lost before any recipient had it.
     pub(in crate::hub) fn lose(&mut self) {
         self.kept = false;
     }

@@ -215,8 +215,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Whether somebody may send there. A worker's or HTTP caller's right is its
-    /// socket or secret; the daemon's own names are nobody's.
+    /// Whether a requester may publish to a target. A worker's or HTTP caller's right is its
+    /// socket or secret; to the daemon's own names no requester has one.
     fn may_publish(&self, from: Requester, target: &Target) -> RequestResult {
         let connection = match from {
             Requester::Connection(conn) => self.connections.get(conn),
@@ -299,7 +299,7 @@ pub(in crate::hub) fn forbidden(why: impl Into<std::borrow::Cow<'static, str>>) 
     Refusal::new(Code::Forbidden, why)
 }
 
-/// Where what is sent to somebody is kept, if it is.
+/// The log in which what is published to a target is kept, if it is.
 fn log_of(target: &Target) -> Option<LogKey> {
     match target {
         Target::Channel(channel) => Some(LogKey::Channel(channel.clone())),

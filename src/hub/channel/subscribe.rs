@@ -1,8 +1,8 @@
 //! Subscriptions: how they begin and end, to channels and to the inbox of a user.
 //!
 //! An inbox is one more topic, to which each connection of its user is subscribed unasked. All
-//! of them share one cursor, which acknowledgements move, or what sockets take where nobody
-//! acknowledges; [`replay`](crate::hub::log::replay) does the latter.
+//! of them share one cursor, which acknowledgements move, or, without those, what sockets
+//! take; [`replay`](crate::hub::log::replay) does the latter.
 
 use super::presence::present;
 use super::publish::forbidden;
@@ -117,7 +117,7 @@ impl Hub {
             }
             None => self.break_off(id, conn, cx.out),
         }
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
         if let Some(summary) = self.operation_of(&wish.channel) {
             let is_over = summary.is_over();
             cx.out.notify(conn, summary.frame());
@@ -222,7 +222,7 @@ impl Hub {
     }
 
     /// A subscriber that asks again, and for nothing of a history, gets it live. What
-    /// was delivered to nobody yet is read on: it is owed to somebody.
+    /// was not delivered to any subscriber yet is read on: it is still owed.
     fn break_off(&mut self, id: TopicId, conn: ConnectionId, out: &mut Effects) {
         let Some(topic) = self.channels.existing(id) else { return };
         if self.settings.log_policy(topic.key()).keep != Keep::History {
@@ -385,7 +385,7 @@ impl Hub {
             // A user who is back only like this is away for what waits.
             self.channels.announce_waiting(id, cx.out);
         }
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
         if is_first {
             self.user_joined(cx, &user);
         }
@@ -439,7 +439,7 @@ impl Hub {
         if !topic.numbers().may_acknowledge(position) {
             return;
         }
-        // Of what was passed over nobody can know.
+        // What was passed over is not acknowledged with what follows it.
         let seq = topic.log().map_or(position.seq, |log| log.cursor_limit(position.seq));
         topic.move_cursor(seq);
         self.sweep(cx, id);

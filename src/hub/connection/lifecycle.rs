@@ -18,9 +18,9 @@ use crate::hub::event::{
 use crate::hub::{Hub, RequestContext};
 use crate::protocol::{Close, ConnectionId, Frame, InboxMode, Reason, Return, UserId, VERSION};
 
-/// Over how long the clients of connections that were closed reconnect, where they are told to
-/// do that later, or at once: a thousand browsers at the same instant are a burst that nobody
-/// needs.
+/// Over how long the clients of connections that were closed reconnect, where they are to
+/// do that later, or at once: a thousand browsers at the same instant would be a needless
+/// burst.
 const SPREAD_LATER: u64 = 5000;
 const SPREAD_NOW: u64 = 1000;
 

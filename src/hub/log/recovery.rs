@@ -2,7 +2,7 @@
 //! subscribers are to read them.
 //!
 //! Positions come from the [`checkpoint`](crate::hub::checkpoint) of a clean stop. A log
-//! that has none begins a new epoch above all that was found: nobody knows which
+//! that has none begins a new epoch above all that was found: it is unknown which
 //! numbers were given out and not written.
 
 use serde::{Deserialize, Serialize};
@@ -110,7 +110,7 @@ impl Topic {
                 Some(Backlog::new(first.seq() - 1).skipping(others))
             }
             // Which of them the connection had is unknown.
-            Keep::Unacknowledged | Keep::Undelivered if numbers.jump().is_none() => {
+            Keep::Unacknowledged | Keep::Undelivered if numbers.provisional_range().is_none() => {
                 let first = log.entries().iter().find(|entry| !entry.is_delivered())?;
                 Some(Backlog::new(first.seq() - 1))
             }

@@ -153,7 +153,7 @@ impl Hub {
             // Others may have waited for what is not there.
             self.advance_all(cx, id);
         }
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
     }
 
     /// A socket has taken a message whole.
@@ -194,9 +194,9 @@ impl Hub {
     }
 }
 
-/// The cursor of an inbox, where nobody acknowledges.
+/// The cursor of an inbox without acknowledgements.
 impl Hub {
-    /// A socket has taken a message of an inbox: where nobody acknowledges, that
+    /// A socket has taken a message of an inbox: without acknowledgements, that
     /// is what counts, up to what this connection published itself and does not get.
     fn follow_socket(&mut self, id: TopicId, slot: u32, seq: u64) {
         let Some(topic) = self.channels.at(id).filter(|topic| topic.numbers().cursor() < seq) else { return };
@@ -255,7 +255,7 @@ impl Hub {
             log.add_unread(range);
         }
         self.advance_all(cx, id);
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
     }
 
     /// Has the subscribers of inboxes read what was passed over for them. What
@@ -267,7 +267,7 @@ impl Hub {
             for slot in slots {
                 self.reread(cx, id, slot);
             }
-            self.settle(cx.now, id);
+            self.refresh_topic(cx.now, id);
         }
     }
 

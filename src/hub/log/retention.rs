@@ -33,8 +33,8 @@ impl Hub {
     }
 
     /// Brings up to date what follows from the state of a topic.
-    pub(in crate::hub) fn settle(&mut self, now: Now, id: TopicId) {
-        self.channels.settle(now.moment, id, &mut self.timers);
+    pub(in crate::hub) fn refresh_topic(&mut self, now: Now, id: TopicId) {
+        self.channels.refresh(now.moment, id, &mut self.timers);
     }
 
     /// Puts a message into its log, where the policy keeps one of its size and
@@ -62,9 +62,9 @@ impl Hub {
         } else {
             topic.lose(entry.seq(), GapCause::NotKept);
         }
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
         for other in others {
-            self.settle_victim(cx, other);
+            self.resume_after_eviction(cx, other);
         }
         is_kept
     }
@@ -141,7 +141,7 @@ impl Hub {
         }
         topic.truncate(removed.ranges(), cx.out);
         self.advance_all(cx, id);
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
         removed.seqs().len() as u64
     }
 
@@ -151,7 +151,7 @@ impl Hub {
         let Some(topic) = self.channels.existing_mut(id) else { return };
         let keep = self.settings.log_policy(topic.key()).keep;
         if keep != Keep::History && topic.take_delivered(seq, cx.out) {
-            self.settle(cx.now, id);
+            self.refresh_topic(cx.now, id);
         }
     }
 
@@ -160,7 +160,7 @@ impl Hub {
         let Some(topic) = self.channels.at_mut(id) else { return };
         let keep = self.settings.log_policy(topic.key()).keep;
         topic.take_all_delivered(keep, cx.out);
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
     }
 
     /// Brings all that is kept under the policies as they are.
@@ -210,17 +210,18 @@ impl Hub {
             let Some(victim) = self.store_room.next_unfitting(&self.channels, limits) else { break };
             self.drop_victim(victim, cx.out);
             if let Some(before) = changed.replace(victim.id()).filter(|before| *before != victim.id()) {
-                self.settle_victim(cx, before);
+                self.resume_after_eviction(cx, before);
             }
         }
         if let Some(last) = changed {
-            self.settle_victim(cx, last);
+            self.resume_after_eviction(cx, last);
             cx.out.push(Effect::LogAnomaly(Anomaly::KeptLimit { is_newcomer_lost: false }));
         }
     }
 
-    fn settle_victim(&mut self, cx: &mut Cx<'_>, id: TopicId) {
-        self.settle(cx.now, id);
+    /// Refreshes a log that gave something up, and goes on with its readers.
+    fn resume_after_eviction(&mut self, cx: &mut Cx<'_>, id: TopicId) {
+        self.refresh_topic(cx.now, id);
         self.advance_all(cx, id);
     }
 
@@ -231,9 +232,9 @@ impl Hub {
         let policy = self.settings.log_policy(topic.key());
         let mut others = Vec::new();
         self.make_room(Demand::new(id, None), &policy, &mut others, cx.out);
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
         for other in others {
-            self.settle_victim(cx, other);
+            self.resume_after_eviction(cx, other);
         }
     }
 

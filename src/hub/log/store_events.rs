@@ -60,7 +60,7 @@ impl Hub {
         let size = log.entries().find(answer.seq()).filter(|_| is_first).map_or(0, |entry| entry.size());
         let from = answer.from();
         log.await_answer(answer.of_size(size));
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
         self.add_waiting(from, size, cx.out);
     }
 
@@ -93,7 +93,7 @@ impl Hub {
             let author = self.author(&self.publisher(from, Echo::No));
             self.flash.charge(cx.now.moment, author, size, Synced::Yes, &self.settings);
         }
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
         for answer in answers {
             self.remove_waiting(cx, answer.from(), answer.size());
             if self.can_answer(answer.from()) {
@@ -125,7 +125,7 @@ impl Hub {
         for answer in &answers {
             log.release(answer.seq());
         }
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
         for answer in answers {
             self.remove_waiting(cx, answer.from(), answer.size());
             if self.can_answer(answer.from()) {
@@ -163,7 +163,7 @@ impl Hub {
                 waiting.push((answer.from(), answer.size()));
                 log.await_answer(answer);
             }
-            self.settle(cx.now, id);
+            self.refresh_topic(cx.now, id);
         }
         for (from, size) in waiting {
             self.add_waiting(from, size, cx.out);
@@ -190,7 +190,7 @@ impl Hub {
         }
     }
 
-    /// Nothing can be written or read: nobody waits for that.
+    /// Nothing can be written or read: publishers that wait for that are refused.
     pub(in crate::hub) fn disk_fails(&mut self, cx: &mut Cx<'_>) {
         self.disk_failed = true;
         for id in self.channels.with_log(|log| !log.answers().is_empty()) {
@@ -214,7 +214,7 @@ impl Hub {
         if self.channels.find(&log).is_none() {
             let numbers = Numbering::restored(position, 0, 0, None);
             let id = self.channels.insert(Topic::numbered(log, numbers));
-            self.settle(now, id);
+            self.refresh_topic(now, id);
         }
     }
 
@@ -292,7 +292,7 @@ impl Hub {
                 self.restart_reading(cx, id, conn, backlog);
             }
         }
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
     }
 }
 

@@ -130,7 +130,7 @@ impl Hub {
     }
 
     /// As which user of the machine a worker runs, where that tells it from others: what root
-    /// does is an administrator's, and a user whom the kernel cannot name could be anybody.
+    /// does is an administrator's, and a user whom the kernel cannot name could be any.
     fn machine_user(&self, from: Requester) -> Option<u32> {
         let Requester::Connection(conn) = from else { return None };
         let uid = self.connections.get(conn)?.worker_uid();
@@ -364,7 +364,7 @@ impl Hub {
             || self.is_same_machine_user(from, operation)
     }
 
-    /// Interrupts an operation; its worker receives that before anybody else.
+    /// Interrupts an operation; its worker receives that before all others.
     fn deliver_interrupt(
         &mut self,
         cx: &mut Cx<'_>,
