@@ -60,7 +60,7 @@ fn write(
         log::error!("{} messages are lost with this process: {why}", store.unwritten_len());
     }
     if let (true, Some(elapsed)) = (is_known, store.hub_clock()) {
-        hub_checkpoint::write(&directory, elapsed.stamp(clock::now()), &hub.checkpoint())?;
+        hub_checkpoint::write(&directory, elapsed.stamp(clock::now()), &hub.checkpoint_bytes())?;
     }
     drop(lock);
     Ok(Some(directory))

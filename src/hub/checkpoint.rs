@@ -33,7 +33,7 @@ pub(super) fn write(topics: &Topics, dedup: &DedupWindow) -> Vec<u8> {
         let mut output = Output::new(VERSION, to);
         output.add(&topics.len());
         for topic in topics.iter() {
-            output.add(&topic.checkpoint());
+            output.add(&topic.to_checkpoint());
         }
         output.add(&dedup.of_others());
         output.end()

@@ -259,7 +259,7 @@ pub enum FetchPurpose {
     Notice(DeliveryOutcome),
 }
 
-/// What became of a message that did not reach its user, or anybody.
+/// What became of a message that did not reach its user, or any subscriber.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeliveryOutcome {
@@ -319,7 +319,7 @@ pub enum Effect {
     PauseReading { conn: ConnectionId },
     /// Go on with what was held back, and read again.
     ResumeReading { conn: ConnectionId },
-    /// Write, before it is visible to anybody, how far a log has come: if the process is
+    /// Write, before any peer can see it, how far a log has come: if the process is
     /// killed its positions go on from there.
     PersistSeq { log: LogKey, epoch: u64, seq: u64 },
     /// Read from a log what lies after `after`, up to `count` messages or

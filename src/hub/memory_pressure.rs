@@ -193,6 +193,13 @@ fn subscriptions_held(connection: &Connection, topics: &Topics) -> u64 {
     connection.topics().iter().map(|topic_id| SUBSCRIPTION + taken(topic_id)).sum()
 }
 
+/// Whether an authenticated client waits for room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Newcomer {
+    Waits,
+    None,
+}
+
 /// A connection, and what would be free without it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Holder {
@@ -260,7 +267,7 @@ impl Ranking {
     /// Takes out the connections that are closed, so that no more than a bearable amount is
     /// held where that is asked for. Where an authenticated client waits for room, one that
     /// holds much gives way to it.
-    pub(super) fn choose(mut self, relief: Relief, is_waited_for: bool) -> Vec<Holder> {
+    pub(super) fn choose(mut self, relief: Relief, newcomer: Newcomer) -> Vec<Holder> {
         let Relief { held, ceiling, bearable } = relief;
         let calm = ceiling / 100 * (Level::High.mark() - SLACK);
         let mut left = held;
@@ -277,7 +284,7 @@ impl Ranking {
                 chosen.push(holder);
             }
         }
-        if is_waited_for && chosen.is_empty() {
+        if newcomer == Newcomer::Waits && chosen.is_empty() {
             chosen.extend(self.take_largest(EvictionRank::Client, ceiling / GIVES_WAY));
         }
         chosen

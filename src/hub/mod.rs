@@ -48,7 +48,7 @@ use connection::account::ACCOUNT;
 use connection::auth::AuthQueue;
 use event::Cx;
 use log::position::SeqRange;
-use memory_pressure::{LOG, Ranking, SUBSCRIPTION, TOPIC};
+use memory_pressure::{LOG, Newcomer, Ranking, SUBSCRIPTION, TOPIC};
 use timers::Timer;
 
 /// All state worth reasoning about.
@@ -189,7 +189,8 @@ impl Hub {
             Input::ReadClosed { conn } => self.on_read_closed(cx, conn),
             Input::Closed { conn } => self.remove_connection(cx, conn, None),
             Input::Memory { links, holders, is_waited_for } => {
-                self.on_memory_report(cx, links, holders, is_waited_for);
+                let newcomer = if is_waited_for { Newcomer::Waits } else { Newcomer::None };
+                self.on_memory_report(cx, links, holders, newcomer);
             }
             Input::NoCapacity => self.on_no_capacity(cx),
             Input::Rejected(rejection) => self.on_rejected(rejection),
@@ -237,7 +238,7 @@ impl Hub {
 
     /// The positions of a log, if the hub knows it: of an inbox the last that its user has, and
     /// the last that was given out.
-    pub fn standing(&self, key: &LogKey) -> Option<(u64, u64)> {
+    pub fn cursor_and_last(&self, key: &LogKey) -> Option<(u64, u64)> {
         let topic = self.channels.at(self.channels.find(key)?)?;
         Some((topic.numbers().cursor(), topic.position().seq))
     }
@@ -367,7 +368,7 @@ impl Hub {
         cx: &mut Cx<'_>,
         links: u64,
         holders: Vec<(ConnectionId, u64)>,
-        is_waited_for: bool,
+        newcomer: Newcomer,
     ) {
         let (was, own) = (self.memory.level(), self.own_memory());
         let relief = self.memory.update(cx.now.moment, links, own, &self.settings.limits);
@@ -381,11 +382,11 @@ impl Hub {
         }
         let Some(relief) = relief else { return };
         let ranking = Ranking::of(holders, &self.connections, &self.channels);
-        let chosen = ranking.choose(relief, is_waited_for);
+        let chosen = ranking.choose(relief, newcomer);
         self.memory.note_closed(cx.now.moment, chosen.len());
         for holder in chosen {
             let (conn, held) = (holder.conn(), holder.bytes());
-            let Some(connection) = self.connections.get(conn) else { continue };
+            let Some(connection) = self.connections.existing(conn) else { continue };
             let user = connection.user().cloned();
             self.counters.closed_overloaded += 1;
             cx.out.push(Effect::LogAnomaly(Anomaly::Overloaded { conn, user, held }));
@@ -435,9 +436,9 @@ impl Hub {
         Ok(hub)
     }
 
-    /// What the next hub needs to go on, whichever connections it has then. Asked for after `Input::Stopping`, when there are none, and after the store has reported
-    /// what it wrote.
-    pub fn checkpoint(&self) -> Vec<u8> {
+    /// What the next hub needs to go on, whichever connections it has then. Asked for after
+    /// `Input::Stopping`, when there are none, and after the store has reported what it wrote.
+    pub fn checkpoint_bytes(&self) -> Vec<u8> {
         checkpoint::write(&self.channels, &self.dedup)
     }
 
@@ -453,17 +454,17 @@ impl Hub {
         settings: Settings,
         seed: u64,
         now: Now,
-        mut checkpoint: &[u8],
+        mut bytes: &[u8],
         shift: i64,
     ) -> Result<Self, StateError> {
         let mut hub = Self::new(settings, seed);
-        let mut checkpoint = CheckpointReader::open(Source::new(&mut checkpoint), shift)?;
-        hub.channels.expect_back(checkpoint.left());
-        while let Some(topic) = checkpoint.next_topic()? {
+        let mut reader = CheckpointReader::open(Source::new(&mut bytes), shift)?;
+        hub.channels.expect_back(reader.left());
+        while let Some(topic) = reader.next_topic()? {
             let id = hub.channels.insert(topic);
-            hub.settle(now, id);
+            hub.refresh_topic(now, id);
         }
-        hub.dedup = checkpoint.finish()?;
+        hub.dedup = reader.finish()?;
         Ok(hub)
     }
 }

@@ -32,7 +32,7 @@ pub struct Settings {
     /// What applies to the inboxes of users.
     pub inbox: Policy,
     /// The uid that the kernel shows for users without one here: of another user namespace,
-    /// each could be anybody.
+    /// each could be any user.
     pub overflow_uid: u32,
 }
 
@@ -231,7 +231,7 @@ impl Settings {
     pub(super) fn log_policy(&self, key: &LogKey) -> Policy {
         match key {
             LogKey::Inbox(_) => self.inbox,
-            // Its state goes to whoever comes later; its messages are for those who watch.
+            // Its state goes to later subscribers; its messages are for those who watch.
             LogKey::Channel(channel) if channel.operation().is_some() => {
                 Policy { keep: Keep::Never, ..Policy::default() }
             }

@@ -543,7 +543,7 @@ impl Driver {
 
     /// What the next daemon needs to go on, and when that was true.
     pub fn remains(&self) -> Option<(Stamp, Vec<u8>)> {
-        Some((self.store.hub_clock()?.stamp(self.now), self.hub.checkpoint()))
+        Some((self.store.hub_clock()?.stamp(self.now), self.hub.checkpoint_bytes()))
     }
 
     /// Why the disk cannot be used, if that is so.

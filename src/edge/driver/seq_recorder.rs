@@ -55,7 +55,7 @@ impl SeqRecorder {
     /// Writes what was recorded, before any peer receives it: then connections may be written
     /// to.
     pub(super) fn permit(&mut self, hub: &Hub) -> WritePermit {
-        let is_known = |log: &LogKey| hub.standing(log).is_some();
+        let is_known = |log: &LogKey| hub.cursor_and_last(log).is_some();
         if let Some(Err(error)) = self.0.as_mut().map(|file| file.write(is_known))
             && let Some(file) = self.0.take()
         {

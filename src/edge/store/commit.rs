@@ -159,7 +159,7 @@ impl CommitContent {
         }
         let in_commit = |(log, written): (&LogKey, Option<u64>)| {
             let is_stale = self.garbage.has_mark(log);
-            let (mark, is_mark_needed) = index.mark(log, hub.standing(log), written, is_stale)?;
+            let (mark, is_mark_needed) = index.mark(log, hub.cursor_and_last(log), written, is_stale)?;
             Some(LogInCommit { log: log.clone(), mark, is_mark_needed })
         };
         logs.into_iter().filter_map(in_commit).collect()

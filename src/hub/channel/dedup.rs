@@ -16,7 +16,7 @@ use crate::protocol::{ConnectionId, MessageId, Moment, UserId};
 const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// At a few hundred bytes each, a few megabytes at worst.
-const MOST: usize = 10_000;
+const MAX_IDS: usize = 10_000;
 
 /// Among whose messages an id is unique.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -79,7 +79,7 @@ impl DedupWindow {
         if self.seen.insert(key.clone(), place).is_none() {
             self.order.push_back((now, key, place));
         }
-        if self.order.len() > MOST {
+        if self.order.len() > MAX_IDS {
             self.forget_first();
         }
     }
@@ -87,14 +87,15 @@ impl DedupWindow {
     /// Puts one back that was seen earlier, in its place.
     pub(in crate::hub) fn restore(&mut self, now: Moment, at: Moment, key: DedupKey, place: LogPosition) {
         let key = Rc::new(key);
-        let is_full = self.order.len() >= MOST && self.order.front().is_some_and(|(first, ..)| at <= *first);
+        let is_full =
+            self.order.len() >= MAX_IDS && self.order.front().is_some_and(|(first, ..)| at <= *first);
         if is_full || now.since(at) >= REMEMBERED || self.seen.contains_key(&key) {
             return;
         }
         self.seen.insert(key.clone(), Some(place));
         let after = self.order.partition_point(|(other, ..)| *other <= at);
         self.order.insert(after, (at, key, Some(place)));
-        if self.order.len() > MOST {
+        if self.order.len() > MAX_IDS {
             self.forget_first();
         }
     }

@@ -97,11 +97,15 @@ pub(in crate::hub) struct PublishOptions {
 }
 
 impl PublishOptions {
-    pub(in crate::hub) fn new(ttl: Option<Duration>, durable: bool, scope: Option<Scope>) -> Self {
-        Self { ttl, durable, scope }
+    pub(in crate::hub) fn new(ttl: Option<Duration>, scope: Option<Scope>) -> Self {
+        Self { ttl, scope, durable: false }
     }
 
-    /// For those who are here now, and nobody else.
+    pub(in crate::hub) fn durable(self, durable: bool) -> Self {
+        Self { durable, ..self }
+    }
+
+    /// For those who are here now alone.
     pub(in crate::hub) fn fleeting() -> Self {
         Self { ttl: Some(Duration::ZERO), ..Self::default() }
     }
@@ -118,10 +122,20 @@ impl PublishOptions {
         self.scope.as_ref()
     }
 
-    /// Whether the message is for those who are here now, and nobody else.
+    /// Whether the message is for those who are here now alone.
     pub(in crate::hub) fn is_fleeting(&self) -> bool {
         self.ttl.is_some_and(|ttl| ttl.is_zero())
     }
+}
+
+/// Where a message is that comes again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::hub) enum DuplicatePlace {
+    /// It is kept no longer, or never was.
+    Gone,
+    Kept,
+    /// It is kept, and on the disk, where its publisher asks for that.
+    Stored,
 }
 
 /// What becomes of a message, as its publisher is answered.
@@ -142,8 +156,13 @@ impl DeliveryCounts {
     }
 
     /// It came before.
-    pub(in crate::hub) fn duplicate(is_kept: bool, is_stored: bool) -> Self {
-        Self { kept: is_kept, stored: is_stored, duplicate: true, ..Self::default() }
+    pub(in crate::hub) fn duplicate(place: DuplicatePlace) -> Self {
+        let (kept, stored) = match place {
+            DuplicatePlace::Gone => (false, false),
+            DuplicatePlace::Kept => (true, false),
+            DuplicatePlace::Stored => (true, true),
+        };
+        Self { kept, stored, duplicate: true, ..Self::default() }
     }
 
     /// It is kept.
@@ -165,7 +184,7 @@ impl DeliveryCounts {
         self.kept
     }
 
-    /// It is lost before anybody had it.
+    /// It is lost before any recipient had it.
     pub(in crate::hub) fn lose(&mut self) {
         self.kept = false;
     }

@@ -69,7 +69,7 @@ pub(in crate::hub) struct Fanout {
     id: TopicId,
     message: Rc<Message>,
     options: PublishOptions,
-    /// Whether anybody but its publisher gets it live.
+    /// Whether any recipient but its publisher gets it live.
     is_delivered: bool,
     /// How many read what lies before it.
     reading: u64,
@@ -176,7 +176,7 @@ impl Hub {
         }
         let counts = self.keep_for_readers(cx, &fanout, from);
         if sent == 0 {
-            self.settle(cx.now, id);
+            self.refresh_topic(cx.now, id);
         }
         let is_away = |topic: &Topic| topic.is_inbox() && topic.has_no_recipient();
         // Messages of the hub itself are not announced to workers.
@@ -215,9 +215,9 @@ impl Hub {
     }
 
     /// The position of one more message. Where it must not be given out again after
-    /// a crash, that is ordered before the message is delivered to anybody.
+    /// a crash, that is ordered before the message is delivered at all.
     fn give_out_position(&mut self, id: TopicId, out: &mut Effects) -> Option<PublishedPlace> {
-        let topic = self.channels.at_mut(id)?;
+        let topic = self.channels.existing_mut(id)?;
         let position = topic.give_out_number();
         if self.settings.keeps_numbers(&self.settings.log_policy(topic.key())) {
             let LogPosition { epoch, seq } = position;
@@ -233,7 +233,7 @@ impl Hub {
             self.counters.messages_shed += late;
             return DeliveryCounts::new(0, late);
         };
-        let Some(topic) = self.channels.at_mut(fanout.id) else { return DeliveryCounts::default() };
+        let Some(topic) = self.channels.existing_mut(fanout.id) else { return DeliveryCounts::default() };
         let policy = self.settings.log_policy(topic.key());
         let is_wanted = fanout.is_kept_by(policy.keep);
         if !is_wanted {
@@ -414,19 +414,22 @@ impl Hub {
         let seq = topic.position().seq;
         let Some(log) = topic.log_mut() else { return };
         log.owe_receipt(OwedReceipt::new(seq, expires, to, message_id.clone()), self.settings.inbox.count);
-        self.settle(now, id);
+        self.refresh_topic(now, id);
     }
 
     /// A user has acknowledged up to a position.
     pub(super) fn send_receipts(&mut self, cx: &mut Cx<'_>, id: TopicId, seq: u64, state: ReceiptState) {
-        let Some(topic) = self.channels.at_mut(id) else { return };
-        let LogKey::Inbox(user) = topic.key() else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
+        let LogKey::Inbox(user) = topic.key() else {
+            debug_assert!(false, "only what lies in an inbox is acknowledged");
+            return;
+        };
         let user = user.clone();
         let Some(log) = topic.log_mut() else { return };
         for owed in log.acknowledge(seq, state) {
             self.send_receipt(cx, &owed, &user, state);
         }
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
     }
 
     fn send_receipt(&mut self, cx: &mut Cx<'_>, owed: &OwedReceipt, user: &UserId, state: ReceiptState) {

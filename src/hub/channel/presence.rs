@@ -22,12 +22,12 @@ use crate::protocol::{Frame, Moment, Payload, UserId};
 pub(in crate::hub) const GRACE: Duration = Duration::from_secs(15);
 
 /// Above this, a list is of no use to people and costs every join.
-const MOST_LISTED: usize = 1000;
+const MAX_LISTED: usize = 1000;
 
 /// Nor does a list that is longer than this.
 const LONGEST_LIST: usize = 64 << 10;
 
-/// The users on a channel that somebody watches.
+/// The users on a channel with a subscriber that watches.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(in crate::hub) struct Presence {
     users: BTreeMap<UserId, Member>,
@@ -122,7 +122,7 @@ impl Presence {
     fn listed(&self, room: &mut ListSpace) -> (u64, Option<Vec<Present>>) {
         let bytes = || self.users.iter().map(|(user, here)| entry_bytes(user, here.info.as_ref())).sum();
         let fits = |bytes: usize, room: &mut ListSpace| bytes <= LONGEST_LIST && room.take(bytes);
-        let is_listed = self.users.len() <= MOST_LISTED && fits(bytes(), room);
+        let is_listed = self.users.len() <= MAX_LISTED && fits(bytes(), room);
         let entry = |(user, here): (&UserId, &Member)| Present {
             user_id: user.clone(),
             connections: here.connections,
@@ -193,7 +193,7 @@ impl Topics {
 
     /// The token of a connection on a channel is another one.
     pub(in crate::hub) fn update_presence_info(&mut self, connections: &Connections, id: TopicId, slot: u32) {
-        let Some(connection) = connections.at(slot) else { return };
+        let Some(connection) = connections.existing_at(slot) else { return };
         let Some(user) = connection.user() else { return };
         self.change_presence(id, |presence, _| {
             presence.describe(user, connection.opened(), connection.info());
@@ -228,7 +228,7 @@ impl Topics {
 
     /// Begins to count users where some subscriber watches, and ceases where none does.
     pub(in crate::hub) fn watch(&mut self, connections: &Connections, timers: &mut Timers, id: TopicId) {
-        let Some(topic) = self.at(id) else { return };
+        let Some(topic) = self.existing(id) else { return };
         let is_watched = topic.subscribers().iter().any(Subscriber::is_watching);
         if is_watched && topic.presence().is_none() {
             let presence = Presence::of(topic, connections);
@@ -253,7 +253,7 @@ impl Topics {
             if let Some(connection) = connection {
                 presence.describe(user, connection.opened(), connection.info());
             }
-            let is_announced = joins && presence.users.len() <= MOST_LISTED;
+            let is_announced = joins && presence.users.len() <= MAX_LISTED;
             let info = connection.and_then(|connection| connection.info().cloned());
             is_announced.then(|| Frame::UserJoined { channel: topic.name(), user_id: user.clone(), info })
         });
@@ -318,7 +318,7 @@ impl Topics {
     /// A user is gone.
     fn remove_user(&mut self, connections: &Connections, id: TopicId, user: &UserId, out: &mut Effects) {
         let frame = self.change_presence(id, |presence, topic| {
-            let is_crowd = presence.users.len() > MOST_LISTED;
+            let is_crowd = presence.users.len() > MAX_LISTED;
             let is_announced = presence.remove(user) && !is_crowd;
             is_announced.then(|| Frame::UserLeft { channel: topic.name(), user_id: user.clone() })
         });
@@ -336,7 +336,7 @@ impl Topics {
         frame: Frame<'static>,
         out: &mut Effects,
     ) {
-        let Some(topic) = self.at(id) else { return };
+        let Some(topic) = self.existing(id) else { return };
         let start = out.recipients.len();
         for subscriber in topic.subscribers().iter().filter(|subscriber| subscriber.is_watching()) {
             let user = connections.at(subscriber.slot()).and_then(|connection| connection.user());

@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use super::dedup::{DedupKey, Scope};
-use super::delivery::{DeliveryCounts, Echo, PublishOptions, Publisher};
+use super::delivery::{DeliveryCounts, DuplicatePlace, Echo, PublishOptions, Publisher};
 use super::fanout::FanoutResult;
 use super::receipts::ReceiptRecipient;
 use super::topic::Topic;
@@ -71,7 +71,7 @@ impl Hub {
         }
         let Publication { ttl, durable, .. } = publication;
         let target = publication.target.clone();
-        let options = PublishOptions::new(ttl, durable, key.as_ref().map(|key| key.scope().clone()));
+        let options = PublishOptions::new(ttl, key.as_ref().map(|key| key.scope().clone())).durable(durable);
         let message = self.compose(cx.now, &from, publication);
         let message_id = message.message_id.clone();
         self.counters.messages_received += 1;
@@ -135,9 +135,14 @@ impl Hub {
         let log = topic.and_then(Topic::log);
         let entry = log.and_then(|log| log.entries().find(seq));
         let is_awaited = log.is_some_and(|log| log.answers().await_seq(seq));
-        let is_stored = *durable && entry.is_some_and(|entry| entry.is_stored());
-        let counts = DeliveryCounts::duplicate(entry.is_some(), is_stored);
-        let waits = *durable && !is_stored && (counts.is_kept() || is_awaited);
+        let place = match entry {
+            None => DuplicatePlace::Gone,
+            Some(entry) if *durable && entry.is_stored() => DuplicatePlace::Stored,
+            Some(_) => DuplicatePlace::Kept,
+        };
+        let counts = DeliveryCounts::duplicate(place);
+        let waits =
+            *durable && place != DuplicatePlace::Stored && (place == DuplicatePlace::Kept || is_awaited);
         if waits {
             self.may_store()?;
         }
@@ -166,7 +171,7 @@ impl Hub {
         whisper: Whisper,
     ) -> RequestResult {
         let Whisper { channel, event, data } = whisper;
-        let Some(connection) = self.connections.get(conn) else { return Ok(()) };
+        let Some(connection) = self.connections.existing(conn) else { return Ok(()) };
         let id = self.channels.find_channel(&channel).filter(|id| connection.is_subscribed(*id));
         let id = id.ok_or_else(|| {
             Refusal::new(Code::NotSubscribed, "a whisper needs a subscription").on(&channel)
@@ -175,10 +180,10 @@ impl Hub {
             return Err(forbidden(format!("{channel} is the daemon's own")).on(&channel));
         }
         self.may_publish_on(connection, &channel)?;
-        let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
+        let Some(connection) = self.connections.existing_mut(conn) else { return Ok(()) };
         let too_many = connection.take_whisper(cx.now.moment, &self.settings.limits).is_err()
             || self.charge(cx.now.moment, conn, Charge::Whisper).is_err();
-        let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
+        let Some(connection) = self.connections.existing_mut(conn) else { return Ok(()) };
         if too_many || self.memory.level() >= Level::High {
             self.counters.whispers_dropped += 1;
             return Ok(());
@@ -194,7 +199,7 @@ impl Hub {
             seq: None,
         };
         let start = cx.out.recipients.len();
-        let Some(topic) = self.channels.at(id) else { return Ok(()) };
+        let Some(topic) = self.channels.existing(id) else { return Ok(()) };
         for subscriber in topic.subscribers().iter().filter(|subscriber| subscriber.slot() != conn.slot) {
             let connection = self.connections.at(subscriber.slot());
             // Nothing overtakes a replay, and a whisper does not wait for one.
@@ -210,8 +215,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Whether somebody may send there. A worker's or HTTP caller's right is its
-    /// socket or secret; the daemon's own names are nobody's.
+    /// Whether a requester may publish to a target. A worker's or HTTP caller's right is its
+    /// socket or secret; to the daemon's own names no requester has one.
     fn may_publish(&self, from: Requester, target: &Target) -> RequestResult {
         let connection = match from {
             Requester::Connection(conn) => self.connections.get(conn),
@@ -294,7 +299,7 @@ pub(in crate::hub) fn forbidden(why: impl Into<std::borrow::Cow<'static, str>>) 
     Refusal::new(Code::Forbidden, why)
 }
 
-/// Where what is sent to somebody is kept, if it is.
+/// The log in which what is published to a target is kept, if it is.
 fn log_of(target: &Target) -> Option<LogKey> {
     match target {
         Target::Channel(channel) => Some(LogKey::Channel(channel.clone())),

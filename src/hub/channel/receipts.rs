@@ -120,7 +120,7 @@ impl Receipts {
         .collect()
     }
 
-    /// Nobody will acknowledge a message any more.
+    /// A message will not be acknowledged any more.
     pub(in crate::hub) fn forget(&mut self, seq: u64) {
         if let Ok(at) = self.0.binary_search_by_key(&seq, |owed| owed.seq)
             && self.0.get(at).is_some_and(|owed| !owed.is_delivered)

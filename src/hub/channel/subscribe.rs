@@ -1,8 +1,8 @@
 //! Subscriptions: how they begin and end, to channels and to the inbox of a user.
 //!
 //! An inbox is one more topic, to which each connection of its user is subscribed unasked. All
-//! of them share one cursor, which acknowledgements move, or what sockets take where nobody
-//! acknowledges; [`replay`](crate::hub::log::replay) does the latter.
+//! of them share one cursor, which acknowledgements move, or, without those, what sockets
+//! take; [`replay`](crate::hub::log::replay) does the latter.
 
 use super::presence::present;
 use super::publish::forbidden;
@@ -42,7 +42,7 @@ impl Hub {
         list: Vec<Subscription>,
     ) -> RequestResult {
         let limit = self.settings.limits.subscriptions;
-        let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
+        let Some(connection) = self.connections.existing_mut(conn) else { return Ok(()) };
         if list.len() > limit {
             let why = format!("{} channels in one request, at most {limit} are allowed", list.len());
             return Err(Refusal::new(Code::TooManySubscriptions, why));
@@ -105,7 +105,7 @@ impl Hub {
             debug_assert!(false, "the topic was found or added");
             return Ok(());
         };
-        self.join(id, conn, wish.presence, cx.out);
+        self.join(id, conn, &wish, cx.out);
         if let Some(topic) = self.channels.at(id) {
             self.answer(ask, self.confirmation(topic, conn, &wish, &start, room), cx.out);
             start.notify_missing(topic, conn, cx.out);
@@ -117,7 +117,7 @@ impl Hub {
             }
             None => self.break_off(id, conn, cx.out),
         }
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
         if let Some(summary) = self.operation_of(&wish.channel) {
             let is_over = summary.is_over();
             cx.out.notify(conn, summary.frame());
@@ -156,22 +156,23 @@ impl Hub {
         subscribed: Subscribed,
         since: Option<&Position>,
     ) -> Option<SubscriptionStart> {
-        let topic = self.channels.at(id)?;
+        let topic = self.channels.existing(id)?;
         let keep = self.settings.log_policy(topic.key()).keep;
         let disk = if self.seq_floor.is_some() { DiskIndex::Unknown } else { DiskIndex::Complete };
         Some(SubscriptionStart::new(topic, keep, subscribed, since, disk))
     }
 
     /// Makes a connection a subscriber, if it is none.
-    fn join(&mut self, id: TopicId, conn: ConnectionId, watches: bool, out: &mut Effects) {
-        let Some(connection) = self.connections.get_mut(conn) else { return };
-        let Some(topic) = self.channels.at_mut(id) else { return };
+    fn join(&mut self, id: TopicId, conn: ConnectionId, wish: &Subscription, out: &mut Effects) {
+        let Some(connection) = self.connections.existing_mut(conn) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         if connection.is_subscribed(id) {
-            topic.set_watching(conn.slot, watches);
+            topic.set_watching(conn.slot, wish.presence);
         } else {
             connection.add_channel(id);
             let user = connection.user().cloned();
-            topic.add_subscriber(Subscriber::new(conn.slot, DeliveryMode::Live).watching(watches));
+            let subscriber = Subscriber::new(conn.slot, DeliveryMode::Live).watching(wish.presence);
+            topic.add_subscriber(subscriber);
             if let Some(user) = user {
                 self.channels.join_presence(&self.connections, id, conn.slot, &user, out);
             }
@@ -221,9 +222,9 @@ impl Hub {
     }
 
     /// A subscriber that asks again, and for nothing of a history, gets it live. What
-    /// was delivered to nobody yet is read on: it is owed to somebody.
+    /// was not delivered to any subscriber yet is read on: it is still owed.
     fn break_off(&mut self, id: TopicId, conn: ConnectionId, out: &mut Effects) {
-        let Some(topic) = self.channels.at(id) else { return };
+        let Some(topic) = self.channels.existing(id) else { return };
         if self.settings.log_policy(topic.key()).keep != Keep::History {
             return;
         }
@@ -266,7 +267,7 @@ impl Hub {
         for frame in deferred {
             out.notify(conn, frame.into_frame());
         }
-        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let Some(connection) = self.connections.existing_mut(conn) else { return };
         let channels = &self.channels;
         connection.add_lingering(id, |id| channels.log(id).is_some());
     }
@@ -287,7 +288,7 @@ impl Hub {
 
     /// Ends one subscription of a connection that stays.
     pub(in crate::hub) fn unsubscribe_from(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, id: TopicId) {
-        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let Some(connection) = self.connections.existing_mut(conn) else { return };
         if !connection.remove_topic(id) {
             return;
         }
@@ -306,7 +307,7 @@ impl Hub {
         user: Option<&UserId>,
         how: Leaving,
     ) {
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         if topic.remove_subscriber(conn.slot)
             && let Some(user) = user
         {
@@ -334,7 +335,7 @@ impl Hub {
 
     /// Ends the subscriptions that a connection may have no longer.
     pub(in crate::hub) fn check_subscriptions(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
-        let Some(connection) = self.connections.get(conn) else { return };
+        let Some(connection) = self.connections.existing(conn) else { return };
         let mut ended = Vec::new();
         for id in connection.topics() {
             let Some(LogKey::Channel(channel)) = self.channels.at(*id).map(Topic::key) else { continue };
@@ -368,11 +369,11 @@ impl Hub {
     /// Makes a connection one of its user's: it gets the inbox, first what
     /// waits there.
     pub(in crate::hub) fn join_inbox(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
-        let Some(connection) = self.connections.get(conn) else { return };
+        let Some(connection) = self.connections.existing(conn) else { return };
         let (Some(user), inbox) = (connection.user().cloned(), connection.inbox_mode()) else { return };
         let id = self.find_or_add_topic(LogKey::Inbox(user.clone()));
         let mode = if inbox == InboxMode::Off { DeliveryMode::Off } else { DeliveryMode::Live };
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         let is_first = topic.subscribers().is_empty();
         topic.add_subscriber(Subscriber::new(conn.slot, mode));
         if let Some(connection) = self.connections.get_mut(conn) {
@@ -384,7 +385,7 @@ impl Hub {
             // A user who is back only like this is away for what waits.
             self.channels.announce_waiting(id, cx.out);
         }
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
         if is_first {
             self.user_joined(cx, &user);
         }
@@ -392,10 +393,10 @@ impl Hub {
 
     /// Begins or ceases to deliver the inbox, as the connection has just asked for.
     pub(in crate::hub) fn change_inbox(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
-        let Some(connection) = self.connections.get(conn) else { return };
+        let Some(connection) = self.connections.existing(conn) else { return };
         let is_off = connection.inbox_mode() == InboxMode::Off;
         let Some(id) = connection.inbox_topic() else { return };
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         let Some(mode) = topic.mode_of(conn.slot) else { return };
         if is_off == (mode == DeliveryMode::Off) {
             return;
@@ -413,7 +414,7 @@ impl Hub {
 
     /// Reads what lies after the cursor, if anything does, kept or lost.
     fn read_inbox(&mut self, cx: &mut Cx<'_>, id: TopicId, conn: ConnectionId) {
-        let Some(topic) = self.channels.at(id) else { return };
+        let Some(topic) = self.channels.existing(id) else { return };
         let after = topic.numbers().cursor();
         if after < topic.position().seq {
             let backlog = Backlog::new(after).with_gaps(topic.gaps(after).into());
@@ -434,11 +435,11 @@ impl Hub {
             return;
         }
         let Some(id) = connection.inbox_topic() else { return };
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         if !topic.numbers().may_acknowledge(position) {
             return;
         }
-        // Of what was passed over nobody can know.
+        // What was passed over is not acknowledged with what follows it.
         let seq = topic.log().map_or(position.seq, |log| log.cursor_limit(position.seq));
         topic.move_cursor(seq);
         self.sweep(cx, id);

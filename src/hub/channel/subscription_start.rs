@@ -20,7 +20,7 @@ pub(super) struct SubscriptionStart {
 
 enum MissedPart {
     Gap(Gap),
-    /// The position is of other numbers: nobody knows how many.
+    /// The position is of other numbers: how many are missing is unknown.
     Epoch,
 }
 

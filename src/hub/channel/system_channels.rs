@@ -98,8 +98,8 @@ pub(super) fn undelivered_data(topic: &Topic, message: &Message, state: Delivery
 }
 
 impl Topics {
-    /// Whether any worker has ever subscribed to a channel of the daemon's own: what nobody
-    /// wants to know is not worth keeping.
+    /// Whether any worker has ever subscribed to a channel of the daemon's own: what no
+    /// worker reads is not worth keeping.
     pub(super) fn is_asked_for(&self, channel: &Channel) -> bool {
         self.find_channel(channel).is_some()
     }
@@ -112,7 +112,7 @@ impl Topics {
         outcome: DeliveryOutcome,
         out: &mut Effects,
     ) {
-        let Some(topic) = self.at(id) else { return };
+        let Some(topic) = self.existing(id) else { return };
         if topic.is_undelivered() || !self.is_asked_for(&Channel::undelivered()) {
             return;
         }

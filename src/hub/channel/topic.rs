@@ -85,7 +85,7 @@ pub(in crate::hub) struct Topic {
     log: Option<Box<Log>>,
     /// The users who are here, while some subscriber watches.
     presence: Option<Box<Presence>>,
-    /// When it is forgotten, while nobody needs it.
+    /// When it is forgotten, while it is not needed.
     idle_until: Moment,
     /// How many of its subscribers are in the sum over all topics.
     counted: u32,
@@ -102,7 +102,7 @@ struct TopicState {
     last_loss: GapCause,
     subscribers: SmallVec<[Subscriber; 2]>,
     log: Option<Box<Log>>,
-    jump: Option<Box<ProvisionalRange>>,
+    provisional: Option<Box<ProvisionalRange>>,
     presence: Option<Box<Presence>>,
     idle_until: Moment,
     counted: u32,
@@ -113,7 +113,7 @@ impl From<TopicState> for Topic {
         let last = LogPosition { epoch: state.epoch, seq: state.seq };
         Self {
             key: state.key,
-            numbers: Numbering::restored(last, state.cursor, state.offered, state.jump),
+            numbers: Numbering::restored(last, state.cursor, state.offered, state.provisional),
             last_loss: state.last_loss,
             subscribers: state.subscribers,
             log: state.log,
@@ -137,7 +137,7 @@ impl Serialize for Topic {
         state.serialize_field("last_loss", &self.last_loss)?;
         state.serialize_field("subscribers", &self.subscribers)?;
         state.serialize_field("log", &self.log)?;
-        state.serialize_field("jump", &self.numbers.jump())?;
+        state.serialize_field("provisional", &self.numbers.provisional_range())?;
         state.serialize_field("presence", &self.presence)?;
         state.serialize_field("idle_until", &self.idle_until)?;
         state.serialize_field("counted", &self.counted)?;
@@ -154,7 +154,7 @@ pub(in crate::hub) struct TopicCheckpoint {
     cursor: u64,
     offered: u64,
     last_loss: GapCause,
-    jump: Option<ProvisionalRange>,
+    provisional: Option<ProvisionalRange>,
     receipts: Vec<OwedReceipt>,
 }
 
@@ -162,9 +162,9 @@ impl TopicCheckpoint {
     /// The topic again; `shift` is added to every moment.
     pub(in crate::hub) fn restore(self, shift: i64) -> Topic {
         let last = LogPosition { epoch: self.epoch, seq: self.seq };
-        let jump = self.jump.map(|jump| Box::new(jump.restored(self.seq)));
+        let provisional = self.provisional.map(|range| Box::new(range.restored(self.seq)));
         let mut topic = Topic::new(self.key, self.epoch);
-        topic.numbers = Numbering::restored(last, self.cursor, self.offered, jump);
+        topic.numbers = Numbering::restored(last, self.cursor, self.offered, provisional);
         topic.last_loss = self.last_loss;
         if !self.receipts.is_empty() {
             let receipts = self.receipts.into_iter().map(|owed| owed.shifted(shift));
@@ -193,7 +193,7 @@ impl Topic {
         }
     }
 
-    pub(in crate::hub) fn checkpoint(&self) -> TopicCheckpoint {
+    pub(in crate::hub) fn to_checkpoint(&self) -> TopicCheckpoint {
         let LogPosition { epoch, seq } = self.numbers.last();
         // What no disk has is lost with this process.
         let loses = self.entries().is_some_and(|entries| entries.iter().any(|entry| !entry.is_stored()));
@@ -204,7 +204,7 @@ impl Topic {
             cursor: self.numbers.cursor(),
             offered: self.numbers.offered(),
             last_loss: if loses { GapCause::NotKept } else { self.last_loss },
-            jump: self.numbers.jump().copied(),
+            provisional: self.numbers.provisional_range().copied(),
             receipts: self.log.as_deref().map(Log::lasting_receipts).unwrap_or_default(),
         }
     }
@@ -312,9 +312,9 @@ impl Topic {
         self.numbers.begin_above(floor);
     }
 
-    /// Nobody can read from now on what the disk has of it.
+    /// What the disk has of it cannot be read from now on.
     pub(in crate::hub) fn detach_from_disk(&mut self) {
-        self.numbers.detach_from_disk(matches!(self.key, LogKey::Inbox(_)));
+        self.numbers.detach_from_disk(&self.key);
     }
 
     /// Goes on after what was found on the disk, as [`Numbering::recover`] says.
@@ -473,7 +473,7 @@ impl Topic {
     pub(in crate::hub) fn take_all_delivered(&mut self, keep: Keep, out: &mut Effects) {
         let Some(log) = &mut self.log else { return };
         let ranges = log.take_all_delivered(keep);
-        // What the cursor of an inbox has passed is missed by nobody.
+        // What the cursor of an inbox has passed is not missing.
         if !ranges.is_empty() && keep != Keep::Unacknowledged {
             self.last_loss = GapCause::NotKept;
         }

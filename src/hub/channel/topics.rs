@@ -17,15 +17,15 @@ use crate::hub::timers::{NEVER, Timers, round_up};
 use crate::protocol::{Channel, Moment, UserId};
 use crate::small_queue::gather;
 
-/// A channel without subscribers keeps its position for so long, so that who
-/// comes back after a broken link learns that nothing was missed.
+/// A channel without subscribers keeps its position for so long, so that a client that
+/// reconnects after a broken link finds that it has missed nothing.
 const IDLE: Duration = Duration::from_secs(300);
 
 /// Tables of fewer topics are not worth shrinking.
 const FEW: usize = 64;
 
 /// At some two hundred bytes each, a megabyte at worst.
-const MOST_IDLE: usize = 4096;
+const MAX_IDLE: usize = 4096;
 
 /// The place of a topic in the table.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
@@ -59,9 +59,9 @@ pub(in crate::hub) struct Topics {
     /// Places by key; the keys themselves are in the table alone. Never
     /// iterated: its order is not the same in every process.
     index: HashTable<TopicId>,
-    /// Nobody can guess which names fall together.
+    /// Keyed at random: which names collide cannot be guessed.
     hasher: RandomState,
-    /// Those nobody needs, by the moment at which they are forgotten.
+    /// Those that are not needed, by the moment at which they are forgotten.
     idle: BTreeSet<(Moment, TopicId)>,
     /// So many more may be idle than usual: those that had subscribers when the last
     /// hub stopped, or this one does, which come back.
@@ -101,9 +101,9 @@ impl Topics {
 
     /// So many are read back that had subscribers or kept something when the last hub stopped.
     pub(in crate::hub) fn expect_back(&mut self, count: usize) {
-        // A file that says more than can be has no bytes for it either.
-        const MOST: usize = 1 << 20;
-        self.reserve(count.min(MOST));
+        // A count beyond this is wrong: the file has no bytes for so many.
+        const MAX_RESERVED: usize = 1 << 20;
+        self.reserve(count.min(MAX_RESERVED));
         self.returning = count;
     }
 
@@ -112,7 +112,7 @@ impl Topics {
         self.returning = usize::MAX;
     }
 
-    /// Adds a topic that is not there. Who adds one has to settle it.
+    /// Adds a topic that is not there. The caller refreshes it.
     pub(in crate::hub) fn insert(&mut self, topic: Topic) -> TopicId {
         self.name_bytes += topic.name_bytes();
         let id = TopicId::of_place(self.table.insert(topic));
@@ -167,6 +167,22 @@ impl Topics {
         self.table.get_mut(id.place())
     }
 
+    /// The topic at a place that cannot be free: it is in use, or was found since any topic was
+    /// forgotten.
+    #[track_caller]
+    pub(in crate::hub) fn existing(&self, id: TopicId) -> Option<&Topic> {
+        let topic = self.at(id);
+        debug_assert!(topic.is_some(), "a topic in use is in the table");
+        topic
+    }
+
+    #[track_caller]
+    pub(in crate::hub) fn existing_mut(&mut self, id: TopicId) -> Option<&mut Topic> {
+        let topic = self.at_mut(id);
+        debug_assert!(topic.is_some(), "a topic in use is in the table");
+        topic
+    }
+
     pub(in crate::hub) fn log(&self, id: TopicId) -> Option<&Log> {
         self.at(id)?.log()
     }
@@ -183,7 +199,7 @@ impl Topics {
         self.table.iter().map(|(_, topic)| topic)
     }
 
-    /// Nobody can read from now on what the disk has of any of them.
+    /// What the disk has of any of them cannot be read from now on.
     pub(in crate::hub) fn detach_all_from_disk(&mut self) {
         self.table.iter_mut().for_each(|(_, topic)| topic.detach_from_disk());
     }
@@ -209,7 +225,7 @@ impl Topics {
     }
 }
 
-/// Sums over all of them, and those that nobody needs.
+/// Sums over all of them, and those that are not needed.
 impl Topics {
     /// What all of them keep together.
     pub(in crate::hub) fn usage(&self) -> &UsageIndex {
@@ -233,7 +249,7 @@ impl Topics {
 
     /// Brings up to date what is derived from a topic: its timer, its share in the sums, and
     /// whether it is needed.
-    pub(in crate::hub) fn settle(&mut self, now: Moment, id: TopicId, timers: &mut Timers) {
+    pub(in crate::hub) fn refresh(&mut self, now: Moment, id: TopicId, timers: &mut Timers) {
         let Some(topic) = self.table.get_mut(id.place()) else { return };
         self.subscriptions -= topic.counted();
         topic.count_subscribers();
@@ -256,7 +272,7 @@ impl Topics {
                 self.idle.insert((until, id));
             }
         }
-        if self.idle.len() > MOST_IDLE.saturating_add(self.returning) {
+        if self.idle.len() > MAX_IDLE.saturating_add(self.returning) {
             self.forget_first();
         }
     }
@@ -292,7 +308,7 @@ impl Topics {
         while self.idle.first().is_some_and(|(until, _)| *until <= now) {
             self.forget_first();
         }
-        if self.idle.len() <= MOST_IDLE {
+        if self.idle.len() <= MAX_IDLE {
             self.returning = 0;
         }
     }
@@ -326,7 +342,10 @@ impl<'de> Deserialize<'de> for Topics {
         all.reserve(ids.len());
         for id in ids {
             all.enter(id);
-            let Some(topic) = all.table.get_mut(id.place()) else { continue };
+            let Some(topic) = all.table.get_mut(id.place()) else {
+                debug_assert!(false, "these are the places of the table");
+                continue;
+            };
             if let Some(log) = topic.log_mut() {
                 all.usage.update(id, log);
                 all.usage.count_publishers(log);

@@ -92,7 +92,7 @@ struct AccountBuckets {
 const KEPT: Duration = Duration::from_secs(60);
 
 /// More accounts than that are not kept for so long.
-const MOST: usize = 16 << 10;
+const MAX_ACCOUNTS: usize = 16 << 10;
 
 /// What one account takes at most: 56 bytes in leaves that are half full at least, and 24 in
 /// a list that may be twice as long as it is.
@@ -160,7 +160,7 @@ impl Accounts {
     /// use.
     pub(in crate::hub) fn forget(&mut self, now: Moment, some: usize) {
         for _ in 0..some {
-            let is_over = self.buckets.len() >= MOST;
+            let is_over = self.buckets.len() >= MAX_ACCOUNTS;
             let Some((checked_at, _)) = self.order.front() else { return };
             if !is_over && now.since(*checked_at) < KEPT {
                 return;

@@ -18,9 +18,9 @@ use crate::hub::event::{
 use crate::hub::{Hub, RequestContext};
 use crate::protocol::{Close, ConnectionId, Frame, InboxMode, Reason, Return, UserId, VERSION};
 
-/// Over how long the clients of connections that were closed reconnect, where they are told to
-/// do that later, or at once: a thousand browsers at the same instant are a burst that nobody
-/// needs.
+/// Over how long the clients of connections that were closed reconnect, where they are to
+/// do that later, or at once: a thousand browsers at the same instant would be a needless
+/// burst.
 const SPREAD_LATER: u64 = 5000;
 const SPREAD_NOW: u64 = 1000;
 
@@ -166,13 +166,13 @@ impl Hub {
     /// has too many.
     fn take_identity(&mut self, cx: &mut Cx<'_>, conn: ConnectionId, identity: Identity) -> IdentityOutcome {
         let user_id = identity.user_id.clone();
-        let Some(connection) = self.connections.get(conn) else { return IdentityOutcome::Refused };
+        let Some(connection) = self.connections.existing(conn) else { return IdentityOutcome::Refused };
         let is_new = connection.user().is_none();
         if is_new && let Err(close) = self.charge_user(cx.now, &user_id) {
             self.refuse_connection(cx, conn, Some(user_id), close);
             return IdentityOutcome::Refused;
         }
-        let Some(connection) = self.connections.get_mut(conn) else { return IdentityOutcome::Refused };
+        let Some(connection) = self.connections.existing_mut(conn) else { return IdentityOutcome::Refused };
         connection.set_identity(cx.now, identity);
         for topic_id in connection.topics().clone() {
             if is_new {
@@ -210,10 +210,10 @@ impl Hub {
 
     /// The first frame of a client that is admitted.
     fn greet(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
-        let Some(connection) = self.connections.get(conn) else { return };
+        let Some(connection) = self.connections.existing(conn) else { return };
         let user_id = connection.user().cloned();
         let inbox = user_id.as_ref().and_then(|user| self.inbox_state(cx, user));
-        let Some(connection) = self.connections.get(conn) else { return };
+        let Some(connection) = self.connections.existing(conn) else { return };
         let frame = Frame::ConnectionEstablished {
             connection_id: conn.to_string(),
             user_id,
@@ -319,7 +319,7 @@ impl Hub {
     /// The socket has taken all: what was shed is reported, and replays go on.
     fn catch_up(&mut self, cx: &mut Cx<'_>, conn: ConnectionId) {
         self.notify_missed(conn.slot, None, cx.out);
-        let Some(connection) = self.connections.get(conn) else { return };
+        let Some(connection) = self.connections.existing(conn) else { return };
         for topic_id in connection.topics().clone() {
             self.advance(cx, topic_id, conn.slot);
         }

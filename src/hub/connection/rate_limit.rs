@@ -81,7 +81,7 @@ impl ListSpace {
 
 /// So many refusals within [`REFUSAL_WINDOW`] end a connection: its client ignores them, and
 /// refusing costs as much as serving.
-const MOST_REFUSALS: u32 = 500;
+const MAX_REFUSALS: u32 = 500;
 const REFUSAL_WINDOW: Duration = Duration::from_secs(60);
 
 /// Refusals for rate since the window began.
@@ -98,7 +98,7 @@ impl Refusals {
             *self = Self { since: now, count: 0 };
         }
         self.count += 1;
-        self.count >= MOST_REFUSALS
+        self.count >= MAX_REFUSALS
     }
 }
 

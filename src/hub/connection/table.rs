@@ -50,6 +50,29 @@ impl Connections {
         self.0.get_mut(slot as usize)?.as_mut()
     }
 
+    /// A connection that cannot be gone: it was found since any was closed.
+    #[track_caller]
+    pub(in crate::hub) fn existing(&self, id: ConnectionId) -> Option<&Connection> {
+        let connection = self.get(id);
+        debug_assert!(connection.is_some(), "a connection in use is in the table");
+        connection
+    }
+
+    #[track_caller]
+    pub(in crate::hub) fn existing_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        let connection = self.get_mut(id);
+        debug_assert!(connection.is_some(), "a connection in use is in the table");
+        connection
+    }
+
+    /// The same, at the slot of a subscriber or a reader: a connection takes those with it.
+    #[track_caller]
+    pub(in crate::hub) fn existing_at(&self, slot: u32) -> Option<&Connection> {
+        let connection = self.at(slot);
+        debug_assert!(connection.is_some(), "a subscriber is a connection in the table");
+        connection
+    }
+
     /// The id of the connection at a slot.
     pub(in crate::hub) fn id(&self, slot: u32) -> Option<ConnectionId> {
         self.at(slot).map(|connection| connection.id(slot))

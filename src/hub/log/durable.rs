@@ -17,7 +17,7 @@ use crate::protocol::{ConnectionId, Frame, MessageId, Target};
 /// So many publishers may wait for the disk. What comes while something is being
 /// written goes with the next writing, so this is the most that one of those
 /// takes: some seconds of a slow card's. At half a kilobyte each, two megabytes.
-const MOST: usize = 4096;
+const MAX_ANSWERS: usize = 4096;
 
 /// What an answer that waits takes, with the names in it.
 pub(in crate::hub) const ANSWER: usize = 512;
@@ -37,7 +37,7 @@ const RESERVE: usize = 4;
 
 /// Most answers that one connection waits for: as many as a commit writes in a few milliseconds.
 /// Beyond that the connection is read no faster than the disk writes.
-const MOST_EACH: usize = 256;
+const MAX_ANSWERS_PER_CONNECTION: usize = 256;
 
 /// What each connection has waiting.
 #[derive(Default, Debug)]
@@ -63,15 +63,15 @@ impl WaitingLimit {
     /// Of what is left for all.
     fn new(usage: &LogUsage, limits: &Limits) -> Self {
         let share = |most: usize, taken: usize| (most - most / RESERVE).saturating_sub(taken) / SHARE;
-        let answers = share(MOST, usage.answers());
+        let answers = share(MAX_ANSWERS, usage.answers());
         let bytes = share(limits.memory / PART, usage.awaited());
-        Self { answers: answers.clamp(1, MOST_EACH), bytes: bytes.max(1) }
+        Self { answers: answers.clamp(1, MAX_ANSWERS_PER_CONNECTION), bytes: bytes.max(1) }
     }
 }
 
 /// Whether too many wait already for one more to be promised anything.
 pub(super) fn is_crowded(usage: &LogUsage, limits: &Limits) -> bool {
-    usage.answers() >= MOST || usage.awaited() > limits.memory / PART
+    usage.answers() >= MAX_ANSWERS || usage.awaited() > limits.memory / PART
 }
 
 impl DurableWaiters {
@@ -222,7 +222,7 @@ impl Answers {
         taken
     }
 
-    /// A message is lost before anybody had it: that it was kept is true no longer.
+    /// A message is lost before any recipient had it: that it was kept is true no longer.
     pub(super) fn lose(&mut self, seq: u64) {
         let first = self.list.partition_point(|answer| answer.seq < seq);
         for answer in self.list.iter_mut().skip(first).take_while(|answer| answer.seq == seq) {

@@ -81,10 +81,10 @@ impl LogEntry {
 
     /// A message on the disk, in the index again. Its publisher has another connection by
     /// now, and workers were notified of it when it was kept.
-    pub(in crate::hub) fn recovered(seq: u64, meta: &EntryMeta, delivered: bool) -> Self {
+    pub(in crate::hub) fn recovered(seq: u64, meta: &EntryMeta) -> Self {
         Self {
             announced: true,
-            delivered,
+            delivered: meta.delivered,
             durable: meta.durable,
             stored: true,
             ..Self::new(seq, meta.size, meta.since, meta.expires)
@@ -137,8 +137,8 @@ impl LogEntry {
         self.stored
     }
 
-    /// Whether only the memory has it, and nobody waits for the disk.
-    pub(in crate::hub) fn is_loose(&self) -> bool {
+    /// Whether only the memory has it, and its publisher does not wait for the disk.
+    pub(in crate::hub) fn is_volatile(&self) -> bool {
         !self.stored && !self.durable
     }
 
@@ -158,7 +158,7 @@ struct Totals {
     /// Bytes of all of them.
     bytes: usize,
     /// Of those which only the memory has, and which may be given up.
-    loose: usize,
+    volatile: usize,
     /// Of those which only the memory has, and whose publisher waits for the disk.
     promised: usize,
     /// How many are on the disk.
@@ -180,7 +180,7 @@ impl Totals {
         match entry {
             LogEntry { stored: true, .. } => &mut self.stored,
             LogEntry { durable: true, .. } => &mut self.promised,
-            _ => &mut self.loose,
+            _ => &mut self.volatile,
         }
     }
 
@@ -195,8 +195,8 @@ pub(in crate::hub) struct Entries {
     /// By position, ascending.
     list: SmallQueue<LogEntry>,
     totals: Totals,
-    /// Nothing loose lies before this.
-    loose_from: u64,
+    /// No volatile entry lies before this.
+    volatile_from: u64,
 }
 
 /// Entries that follow each other, none of which lies between two others: the first position
@@ -244,13 +244,13 @@ impl Entries {
     }
 
     /// Bytes of those which only the memory has, and which may be given up.
-    pub(super) fn loose_bytes(&self) -> usize {
-        self.totals.loose
+    pub(super) fn volatile_bytes(&self) -> usize {
+        self.totals.volatile
     }
 
     /// Bytes of those which only the memory has.
     pub(super) fn unstored_bytes(&self) -> usize {
-        self.totals.loose + self.totals.promised
+        self.totals.volatile + self.totals.promised
     }
 
     /// How many are on the disk.
@@ -376,7 +376,7 @@ impl Entries {
     /// Its publisher waits no longer, in vain; what is on the disk stays promised.
     pub(super) fn release(&mut self, seq: u64) {
         self.change(seq, |entry| entry.durable &= entry.stored);
-        self.loose_from = self.loose_from.min(seq);
+        self.volatile_from = self.volatile_from.min(seq);
     }
 
     fn change(&mut self, seq: u64, change: impl FnOnce(&mut LogEntry)) {
@@ -388,12 +388,12 @@ impl Entries {
         }
     }
 
-    /// The oldest that is loose. What was passed once is not looked at again.
-    pub(super) fn first_loose(&mut self) -> Option<u64> {
-        let from = self.list.partition_point(|entry| entry.seq < self.loose_from);
-        let found = self.list.range(from..).find(|entry| entry.is_loose()).map(|entry| entry.seq);
+    /// The oldest that is volatile. What was passed once is not looked at again.
+    pub(super) fn first_volatile(&mut self) -> Option<u64> {
+        let from = self.list.partition_point(|entry| entry.seq < self.volatile_from);
+        let found = self.list.range(from..).find(|entry| entry.is_volatile()).map(|entry| entry.seq);
         let last = self.list.back().map_or(0, |entry| entry.seq + 1);
-        self.loose_from = found.unwrap_or(last).max(self.loose_from);
+        self.volatile_from = found.unwrap_or(last).max(self.volatile_from);
         found
     }
 

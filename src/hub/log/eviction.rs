@@ -155,9 +155,9 @@ impl StoreRoom {
         let memory = held_with(topics, demand).saturating_sub(memory_limit(limits));
         let memory = usize::try_from(memory).unwrap_or(usize::MAX);
         let others_give = |lacking| lacking == 0 || self.others_give(topics, limits, demand, lacking);
-        let is_loose = |log: RankedLog| log.id() != demand.id && log.bytes() > size;
+        let gives_way = |log: RankedLog| log.id() != demand.id && log.bytes() > size;
         others_give(store.saturating_sub(own.bytes()))
-            && (usage.loosest().is_some_and(is_loose)
+            && (usage.heaviest_volatile().is_some_and(gives_way)
                 || others_give(memory.saturating_sub(own.kept_memory())))
     }
 
@@ -206,7 +206,7 @@ impl StoreRoom {
     /// What is too little for one more message of a log. The index of what is kept
     /// is in memory wherever the messages are, and a short message in each of very
     /// many channels is little to read and much to hold: were that not bounded,
-    /// messages that wait for nobody would push out those who are connected.
+    /// messages without a reader would push out the connections.
     fn shortage(&self, topics: &Topics, limits: &Limits, demand: &Demand, most: usize) -> Option<Shortage> {
         let with_it = topics.usage().sum().bytes() + demand.size();
         let is_incoming_too_much = demand.size() > 0 && with_it > self.limit(limits).max(most);
@@ -239,7 +239,7 @@ fn may_evict_others(topics: &Topics, id: TopicId) -> bool {
 /// latter would be the wrong thing, again and again.
 fn which_may_go(usage: &UsageIndex, lack: Shortage) -> MayGo {
     match lack {
-        Shortage::Memory if usage.sum().loose() >= usage.sum().index_bytes() => MayGo::Loose,
+        Shortage::Memory if usage.sum().volatile() >= usage.sum().index_bytes() => MayGo::Volatile,
         _ => MayGo::NotDurable,
     }
 }
@@ -247,16 +247,16 @@ fn which_may_go(usage: &UsageIndex, lack: Shortage) -> MayGo {
 /// Which log gives what up: the one that has most, the incoming message counted; none where
 /// that is the incoming message itself. What is durable goes for its own log alone.
 fn victim(topics: &mut Topics, demand: &Demand, may_go: MayGo) -> Option<Victim> {
-    let is_loose = may_go == MayGo::Loose;
-    let most = if is_loose { topics.usage().loosest() } else { topics.usage().heaviest() };
+    let is_volatile = may_go == MayGo::Volatile;
+    let most = if is_volatile { topics.usage().heaviest_volatile() } else { topics.usage().heaviest() };
     let topic = topics.at(demand.id)?;
     let own = topic.log().map(Log::counted).unwrap_or_default();
-    let own = demand.size() + if is_loose { own.loose() } else { own.bytes() };
+    let own = demand.size() + if is_volatile { own.volatile() } else { own.bytes() };
     let other = most.filter(|most| most.bytes() > own && !topic.is_undelivered());
     let id = other.map_or(demand.id, RankedLog::id);
     let incoming = demand.incoming.filter(|_| id == demand.id);
     let first = match may_go {
-        MayGo::Loose => first_loose(topics, id, incoming),
+        MayGo::Volatile => first_volatile(topics, id, incoming),
         MayGo::NotDurable => {
             let may_go = |entry: &LogEntry| id == demand.id || !entry.is_durable();
             first_to_go(topics, id, Measure::Bytes, incoming, may_go)
@@ -287,13 +287,13 @@ fn first_to_go(
     entries.iter().find(|entry| may_go(entry)).map(LogEntry::seq)
 }
 
-/// The same, of those that only the memory has and nobody waits for.
-fn first_loose(topics: &mut Topics, id: TopicId, incoming: Option<Incoming>) -> Option<u64> {
+/// The same, of those that only the memory has, and whose publisher does not wait.
+fn first_volatile(topics: &mut Topics, id: TopicId, incoming: Option<Incoming>) -> Option<u64> {
     let topic = topics.at_mut(id)?;
     if topic.is_inbox() {
-        return topic.log()?.entries().first_of_largest(Measure::Bytes, incoming, LogEntry::is_loose);
+        return topic.log()?.entries().first_of_largest(Measure::Bytes, incoming, LogEntry::is_volatile);
     }
-    topic.log_mut()?.first_loose()
+    topic.log_mut()?.first_volatile()
 }
 
 /// Which message of a log goes next because its policy keeps no more.

@@ -14,7 +14,7 @@ use crate::protocol::{Channel, ConnectionId, Frame};
 pub(in crate::hub) struct Gap {
     range: SeqRange,
     /// How many of the positions in the range had a message that is lost: what lies between
-    /// may have gone to the subscriber, or to nobody.
+    /// may have gone to the subscriber, or not.
     lost: u64,
     cause: GapCause,
 }

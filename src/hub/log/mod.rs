@@ -194,9 +194,9 @@ impl Log {
         self.entries.announce_after(seq, most)
     }
 
-    /// The oldest message that only the memory has and nobody waits for.
-    pub(super) fn first_loose(&mut self) -> Option<u64> {
-        self.entries.first_loose()
+    /// The oldest message that only the memory has, and whose publisher does not wait.
+    pub(super) fn first_volatile(&mut self) -> Option<u64> {
+        self.entries.first_volatile()
     }
 
     /// None lives longer than so long since it was kept, nor longer than before.
@@ -314,9 +314,9 @@ impl Log {
         is_delivered && self.readers.len() <= FEW_READERS && !self.readers.want(seq) && self.take(seq)
     }
 
-    /// What a new subscriber reads: what was delivered to nobody, from the first such message
-    /// that no reader is on its way to. What somebody has is kept for those who were here when
-    /// it was published, and for nobody else.
+    /// What a new subscriber reads: what was not delivered to any, from the first such message
+    /// that no reader is on its way to. What one subscriber has is kept for the others that were
+    /// subscribed when it was published, and for no later ones.
     pub(super) fn unclaimed(&self) -> Option<Backlog> {
         let is_free = |entry: &&LogEntry| !entry.is_delivered() && !self.readers.want(entry.seq());
         let after = self.entries.iter().find(is_free)?.seq() - 1;
@@ -327,7 +327,7 @@ impl Log {
 
 /// Notes that an entry has come or gone, where its publisher has a share.
 fn note_moved(moved: &mut OptionalList<Vec<(Author, isize)>>, entry: &LogEntry, sign: isize) {
-    if entry.author().pays() {
+    if entry.author().is_limited() {
         moved.push((entry.author(), sign * entry.size() as isize));
     }
 }
@@ -443,7 +443,7 @@ impl Log {
 }
 
 /// What was passed over because the disk could not be read. Live traffic goes on for a reader
-/// that waits for such a page: it gets a gap, and what it did not get stays for whoever reads
+/// that waits for such a page: it gets a gap, and what it did not get stays for the one that reads
 /// later.
 impl Log {
     pub(super) fn has_unread(&self) -> bool {
@@ -533,7 +533,7 @@ impl Log {
         }
     }
 
-    /// Gives up receipts that nobody has earned in time.
+    /// Gives up receipts whose message was not acknowledged in time.
     pub(super) fn expire_receipts(&mut self, now: Moment) {
         if let Some(receipts) = self.receipts.some_mut() {
             receipts.expire(now);
@@ -564,7 +564,7 @@ impl Log {
         self.answers.some_mut().map(|answers| answers.take(range)).unwrap_or_default()
     }
 
-    /// A message is lost before its user had it: nobody will acknowledge it, and that it was
+    /// A message is lost before its user had it: it will not be acknowledged, and that it was
     /// kept is true no longer.
     pub(super) fn lose_unacknowledged(&mut self, seq: u64) {
         if let Some(receipts) = self.receipts.some_mut() {

@@ -20,30 +20,31 @@ use crate::protocol::{Code, Moment, Refusal};
 use crate::rate_limiter::Bucket;
 
 /// The publisher of a message, over whatever connection: a digest, that an entry of the
-/// index has room for. Nobody in particular for what was found on the disk.
+/// index has room for. Zero, as of no publisher, for what was found on the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub(in crate::hub) struct Author(u32);
 
 impl Author {
     /// The lowest bit says whether there is a limit.
-    const PAYS: u32 = 1;
+    const LIMITED: u32 = 1;
 
     pub(in crate::hub) fn of(account: Account) -> Self {
         let digest = account.short();
-        Self(if account.is_limited() { digest | Self::PAYS } else { digest & !Self::PAYS })
+        Self(if account.is_limited() { digest | Self::LIMITED } else { digest & !Self::LIMITED })
     }
 
     /// Its number in tables of those for whom there is a limit.
     pub(in crate::hub) fn number(self) -> Option<u32> {
-        self.pays().then_some(self.0)
+        self.is_limited().then_some(self.0)
     }
 
     pub(in crate::hub) fn of_number(number: u32) -> Self {
         Self(number)
     }
 
-    pub(in crate::hub) fn pays(self) -> bool {
-        self.0 & Self::PAYS != 0
+    /// Whether shares and budgets count for it.
+    pub(in crate::hub) fn is_limited(self) -> bool {
+        self.0 & Self::LIMITED != 0
     }
 }
 
@@ -157,7 +158,7 @@ pub(super) enum MayGo {
     /// Those whose publisher was promised nothing.
     NotDurable,
     /// Of those, the ones that only the memory has.
-    Loose,
+    Volatile,
 }
 
 /// What goes next of a publisher who has too much.
@@ -179,7 +180,9 @@ impl Excess {
             *self = Self { author, ..Self::default() };
         }
         let may_go = |entry: &LogEntry| {
-            entry.author() == author && !entry.is_durable() && !(which == MayGo::Loose && entry.is_stored())
+            entry.author() == author
+                && !entry.is_durable()
+                && !(which == MayGo::Volatile && entry.is_stored())
         };
         loop {
             while let Some(message) = self.found.pop_front() {
@@ -238,7 +241,7 @@ const DAY: u64 = 24 * 3600 * 1_000_000;
 const SYNC: u64 = 4096;
 
 /// So many publishers are remembered. Of more, those who owe least are forgotten.
-const MOST: usize = 4096;
+const MAX_PUBLISHERS: usize = 4096;
 
 /// What users have had written to the flash.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -273,7 +276,7 @@ impl Flash {
         synced: Synced,
         settings: &Settings,
     ) {
-        let Some(budget) = settings.flash_budget.filter(|_| author.pays()) else { return };
+        let Some(budget) = settings.flash_budget.filter(|_| author.is_limited()) else { return };
         // A commit holds many of those that wait.
         let bytes = 2 * u64::from(size) + if synced == Synced::Yes { SYNC } else { 0 };
         let cost = u128::from(bytes) * u128::from(DAY) / u128::from((budget / PART).max(1));
@@ -285,7 +288,7 @@ impl Flash {
     fn spent_by(&mut self, now: Moment, author: Author) -> &mut Bucket {
         let known = self.spent.iter().position(|(other, _)| *other == author);
         let at = known.unwrap_or_else(|| {
-            if self.spent.len() >= MOST {
+            if self.spent.len() >= MAX_PUBLISHERS {
                 let least = (0..).zip(&self.spent).min_by_key(|(_, (_, bucket))| bucket.owes(now));
                 let least = least.map_or(0, |(at, _)| at);
                 self.spent.swap_remove(least);

@@ -2,7 +2,7 @@
 //! subscribers are to read them.
 //!
 //! Positions come from the [`checkpoint`](crate::hub::checkpoint) of a clean stop. A log
-//! that has none begins a new epoch above all that was found: nobody knows which
+//! that has none begins a new epoch above all that was found: it is unknown which
 //! numbers were given out and not written.
 
 use serde::{Deserialize, Serialize};
@@ -81,9 +81,9 @@ impl Topic {
     }
 
     fn recovered_entry(&self, message: &RecoveredMessage) -> LogEntry {
-        let delivered =
-            if self.is_inbox() { self.numbers().is_passed(message.seq) } else { message.meta.delivered };
-        LogEntry::recovered(message.seq, &message.meta, delivered)
+        let entry = LogEntry::recovered(message.seq, &message.meta);
+        // In an inbox the cursor counts.
+        if self.is_inbox() { entry.delivered(self.numbers().is_passed(message.seq)) } else { entry }
     }
 
     /// What a subscriber is to read now that older messages are there, if anything.
@@ -110,7 +110,7 @@ impl Topic {
                 Some(Backlog::new(first.seq() - 1).skipping(others))
             }
             // Which of them the connection had is unknown.
-            Keep::Unacknowledged | Keep::Undelivered if numbers.jump().is_none() => {
+            Keep::Unacknowledged | Keep::Undelivered if numbers.provisional_range().is_none() => {
                 let first = log.entries().iter().find(|entry| !entry.is_delivered())?;
                 Some(Backlog::new(first.seq() - 1))
             }

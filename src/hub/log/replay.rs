@@ -24,8 +24,9 @@ const PAGE_BYTES: usize = 64 << 10;
 impl Hub {
     /// Makes a subscriber read what is kept for it.
     pub(in crate::hub) fn start_reading(&mut self, id: TopicId, slot: u32, backlog: Backlog) {
-        let Some(conn) = self.connections.id(slot) else { return };
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(connection) = self.connections.existing_at(slot) else { return };
+        let conn = connection.id(slot);
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         topic.set_mode(slot, DeliveryMode::Reading);
         topic.log_or_new().start_reading(conn, backlog);
     }
@@ -56,9 +57,9 @@ impl Hub {
     /// The next step of a reader of which nothing is on its way: another page,
     /// or, when nothing remains, live delivery. There is nothing between the two.
     pub(in crate::hub) fn advance(&mut self, cx: &mut Cx<'_>, id: TopicId, slot: u32) {
-        let Some(connection) = self.connections.at(slot) else { return };
+        let Some(connection) = self.connections.existing_at(slot) else { return };
         let conn = connection.id(slot);
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         let last = topic.position().seq;
         let Some(log) = topic.log_mut() else { return };
         let Some(after) = log.reader(slot).filter(|reader| reader.is_idle()).map(|reader| reader.sent())
@@ -83,7 +84,7 @@ impl Hub {
 
     /// A reader has had all there is.
     fn go_live(&mut self, cx: &mut Cx<'_>, id: TopicId, conn: ConnectionId) {
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         let Some(mut reader) = topic.log_mut().and_then(|log| log.take_reader(conn.slot)) else {
             debug_assert!(false, "only a reader goes live");
             return;
@@ -106,7 +107,7 @@ impl Hub {
     /// Whether a frame has to wait for the backlog of a subscriber, as one that is not urgent
     /// may overtake nothing; then it does.
     pub(in crate::hub) fn defer(&mut self, id: TopicId, slot: u32, frame: &DeferredFrame) -> bool {
-        let Some(topic) = self.channels.at_mut(id) else { return false };
+        let Some(topic) = self.channels.existing_mut(id) else { return false };
         let last = topic.position().seq;
         let reader = topic.log_mut().and_then(|log| log.reader_mut(slot));
         reader.is_some_and(|reader| reader.defer(last, frame))
@@ -123,7 +124,7 @@ impl Hub {
         let Some(connection) = self.connections.get(conn) else { return };
         let is_full = connection.is_full();
         let Some(id) = self.channels.find(key) else { return };
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         let (name, epoch) = (topic.name(), topic.position().epoch);
         let Some(log) = topic.log_mut() else { return };
         let Some(reader) = log.fetching_mut(conn) else { return };
@@ -152,7 +153,7 @@ impl Hub {
             // Others may have waited for what is not there.
             self.advance_all(cx, id);
         }
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
     }
 
     /// A socket has taken a message whole.
@@ -193,13 +194,14 @@ impl Hub {
     }
 }
 
-/// The cursor of an inbox, where nobody acknowledges.
+/// The cursor of an inbox without acknowledgements.
 impl Hub {
-    /// A socket has taken a message of an inbox: where nobody acknowledges, that
+    /// A socket has taken a message of an inbox: without acknowledgements, that
     /// is what counts, up to what this connection published itself and does not get.
     fn follow_socket(&mut self, id: TopicId, slot: u32, seq: u64) {
         let Some(topic) = self.channels.at(id).filter(|topic| topic.numbers().cursor() < seq) else { return };
-        let Some(tag) = self.connections.id(slot).map(|conn| conn.tag) else { return };
+        let Some(connection) = self.connections.existing_at(slot) else { return };
+        let tag = connection.id(slot).tag;
         if !self.moves_cursor(topic, slot) {
             return;
         }
@@ -213,7 +215,7 @@ impl Hub {
     /// A connection has had all there is of an inbox after `began`, gaps included. What was
     /// delivered live before may still wait for its socket.
     fn note_caught_up(&mut self, id: TopicId, slot: u32, began: u64) {
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         if let Some(log) = topic.log_mut() {
             log.keep_unread_before(began);
         }
@@ -253,26 +255,26 @@ impl Hub {
             log.add_unread(range);
         }
         self.advance_all(cx, id);
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
     }
 
     /// Has the subscribers of inboxes read what was passed over for them. What
     /// they had already comes twice, as it may there.
     pub(in crate::hub) fn reread_all(&mut self, cx: &mut Cx<'_>) {
         for id in self.channels.with_log(super::Log::has_unread) {
-            let Some(topic) = self.channels.at(id) else { continue };
+            let Some(topic) = self.channels.existing(id) else { continue };
             let slots: Vec<u32> = topic.subscribers().iter().map(Subscriber::slot).collect();
             for slot in slots {
                 self.reread(cx, id, slot);
             }
-            self.settle(cx.now, id);
+            self.refresh_topic(cx.now, id);
         }
     }
 
     /// Has a subscriber read again from the first unread message: at once, or, where it is reading
     /// already, once it has caught up.
     fn reread(&mut self, cx: &mut Cx<'_>, id: TopicId, slot: u32) {
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         let Some(mode) = topic.mode_of(slot) else { return };
         let Some(log) = topic.log_mut() else { return };
         let Some(first) = log.next_unread() else { return };
@@ -296,10 +298,13 @@ impl Hub {
 
     /// Notifies a connection of what it missed of one topic, or of all.
     pub(in crate::hub) fn notify_missed(&mut self, slot: u32, only: Option<TopicId>, out: &mut Effects) {
-        let Some(connection) = self.connections.at_mut(slot) else { return };
+        let Some(connection) = self.connections.at_mut(slot) else {
+            debug_assert!(false, "what was shed is of a connection in the table");
+            return;
+        };
         let conn = connection.id(slot);
         for missed in connection.take_missed(only) {
-            let Some(topic) = self.channels.at(missed.topic()) else { continue };
+            let Some(topic) = self.channels.existing(missed.topic()) else { continue };
             let gap = Gap::new(SeqRange::new(missed.from(), missed.to()), missed.lost(), GapCause::Slow);
             out.push(gap.notice(conn, topic.name(), topic.position().epoch));
         }

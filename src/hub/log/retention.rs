@@ -33,8 +33,8 @@ impl Hub {
     }
 
     /// Brings up to date what follows from the state of a topic.
-    pub(in crate::hub) fn settle(&mut self, now: Now, id: TopicId) {
-        self.channels.settle(now.moment, id, &mut self.timers);
+    pub(in crate::hub) fn refresh_topic(&mut self, now: Now, id: TopicId) {
+        self.channels.refresh(now.moment, id, &mut self.timers);
     }
 
     /// Puts a message into its log, where the policy keeps one of its size and
@@ -52,7 +52,7 @@ impl Hub {
         let mut others = Vec::new();
         let demand = Demand::new(id, Some(Incoming::of(&entry)));
         let is_kept = fits && self.make_room(demand, policy, &mut others, cx.out);
-        let Some(topic) = self.channels.at_mut(id) else { return false };
+        let Some(topic) = self.channels.existing_mut(id) else { return false };
         if is_kept {
             topic.log_or_new().push(entry);
             let log = topic.key().clone();
@@ -62,9 +62,9 @@ impl Hub {
         } else {
             topic.lose(entry.seq(), GapCause::NotKept);
         }
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
         for other in others {
-            self.settle_victim(cx, other);
+            self.resume_after_eviction(cx, other);
         }
         is_kept
     }
@@ -103,7 +103,7 @@ impl Hub {
     /// Drops what has grown too old.
     pub(in crate::hub) fn expire(&mut self, cx: &mut Cx<'_>, id: TopicId) {
         let now = cx.now.moment;
-        let Some(topic) = self.channels.at(id) else { return };
+        let Some(topic) = self.channels.existing(id) else { return };
         let keep = self.settings.log_policy(topic.key()).keep;
         if let Some(entries) = topic.entries() {
             let lost = entries.runs(PAGE_MESSAGES, |entry| {
@@ -133,7 +133,7 @@ impl Hub {
         cause: GapCause,
         goes: impl Fn(&LogEntry) -> bool,
     ) -> u64 {
-        let Some(topic) = self.channels.at_mut(id) else { return 0 };
+        let Some(topic) = self.channels.existing_mut(id) else { return 0 };
         let Some(log) = topic.log_mut() else { return 0 };
         let removed = log.drop_where(goes);
         for seq in removed.seqs() {
@@ -141,17 +141,17 @@ impl Hub {
         }
         topic.truncate(removed.ranges(), cx.out);
         self.advance_all(cx, id);
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
         removed.seqs().len() as u64
     }
 
     /// Drops one message that was just delivered: looking at all of them for each
     /// would make a replay quadratic.
     pub(in crate::hub) fn sweep_one(&mut self, cx: &mut Cx<'_>, id: TopicId, seq: u64) {
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         let keep = self.settings.log_policy(topic.key()).keep;
         if keep != Keep::History && topic.take_delivered(seq, cx.out) {
-            self.settle(cx.now, id);
+            self.refresh_topic(cx.now, id);
         }
     }
 
@@ -160,7 +160,7 @@ impl Hub {
         let Some(topic) = self.channels.at_mut(id) else { return };
         let keep = self.settings.log_policy(topic.key()).keep;
         topic.take_all_delivered(keep, cx.out);
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
     }
 
     /// Brings all that is kept under the policies as they are.
@@ -210,17 +210,18 @@ impl Hub {
             let Some(victim) = self.store_room.next_unfitting(&self.channels, limits) else { break };
             self.drop_victim(victim, cx.out);
             if let Some(before) = changed.replace(victim.id()).filter(|before| *before != victim.id()) {
-                self.settle_victim(cx, before);
+                self.resume_after_eviction(cx, before);
             }
         }
         if let Some(last) = changed {
-            self.settle_victim(cx, last);
+            self.resume_after_eviction(cx, last);
             cx.out.push(Effect::LogAnomaly(Anomaly::KeptLimit { is_newcomer_lost: false }));
         }
     }
 
-    fn settle_victim(&mut self, cx: &mut Cx<'_>, id: TopicId) {
-        self.settle(cx.now, id);
+    /// Refreshes a log that gave something up, and goes on with its readers.
+    fn resume_after_eviction(&mut self, cx: &mut Cx<'_>, id: TopicId) {
+        self.refresh_topic(cx.now, id);
         self.advance_all(cx, id);
     }
 
@@ -231,9 +232,9 @@ impl Hub {
         let policy = self.settings.log_policy(topic.key());
         let mut others = Vec::new();
         self.make_room(Demand::new(id, None), &policy, &mut others, cx.out);
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
         for other in others {
-            self.settle_victim(cx, other);
+            self.resume_after_eviction(cx, other);
         }
     }
 
@@ -294,7 +295,7 @@ impl Hub {
     }
 
     fn evict(&mut self, id: TopicId, seq: u64, out: &mut Effects) {
-        let Some(topic) = self.channels.at(id) else { return };
+        let Some(topic) = self.channels.existing(id) else { return };
         let Some(entry) = topic.entries().and_then(|entries| entries.find(seq)) else {
             debug_assert!(false, "a message that is evicted is kept");
             return;

@@ -54,19 +54,19 @@ impl Hub {
 
     /// Lets a publisher wait until a message is on the disk.
     pub(in crate::hub) fn await_disk(&mut self, cx: &mut Cx<'_>, id: TopicId, answer: Answer) {
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         let log = topic.log_or_new();
         let is_first = !log.answers().await_seq(answer.seq());
         let size = log.entries().find(answer.seq()).filter(|_| is_first).map_or(0, |entry| entry.size());
         let from = answer.from();
         log.await_answer(answer.of_size(size));
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
         self.add_waiting(from, size, cx.out);
     }
 
     /// Has a message written that is in memory only.
     pub(in crate::hub) fn store_now(&mut self, id: TopicId, seq: u64, out: &mut Effects) {
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         if let Some(log) = topic.log_mut() {
             log.promise(seq);
             out.push(Effect::SyncNow { log: topic.key().clone(), seq });
@@ -93,7 +93,7 @@ impl Hub {
             let author = self.author(&self.publisher(from, Echo::No));
             self.flash.charge(cx.now.moment, author, size, Synced::Yes, &self.settings);
         }
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
         for answer in answers {
             self.remove_waiting(cx, answer.from(), answer.size());
             if self.can_answer(answer.from()) {
@@ -115,7 +115,7 @@ impl Hub {
     }
 
     fn refuse_waiting(&mut self, cx: &mut Cx<'_>, id: TopicId, range: SeqRange) {
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         let channel = match topic.key() {
             LogKey::Channel(channel) => Some(channel.clone()),
             LogKey::Inbox(_) => None,
@@ -125,7 +125,7 @@ impl Hub {
         for answer in &answers {
             log.release(answer.seq());
         }
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
         for answer in answers {
             self.remove_waiting(cx, answer.from(), answer.size());
             if self.can_answer(answer.from()) {
@@ -150,7 +150,7 @@ impl Hub {
     pub(in crate::hub) fn sync_again(&mut self, cx: &mut Cx<'_>) {
         let mut waiting = Vec::new();
         for id in self.channels.with_log(|log| !log.answers().is_empty()) {
-            let Some(topic) = self.channels.at_mut(id) else { continue };
+            let Some(topic) = self.channels.existing_mut(id) else { continue };
             let key = topic.key().clone();
             let Some(log) = topic.log_mut() else { continue };
             for answer in log.take_answers(SeqRange::ALL) {
@@ -163,7 +163,7 @@ impl Hub {
                 waiting.push((answer.from(), answer.size()));
                 log.await_answer(answer);
             }
-            self.settle(cx.now, id);
+            self.refresh_topic(cx.now, id);
         }
         for (from, size) in waiting {
             self.add_waiting(from, size, cx.out);
@@ -190,7 +190,7 @@ impl Hub {
         }
     }
 
-    /// Nothing can be written or read: nobody waits for that.
+    /// Nothing can be written or read: publishers that wait for that are refused.
     pub(in crate::hub) fn disk_fails(&mut self, cx: &mut Cx<'_>) {
         self.disk_failed = true;
         for id in self.channels.with_log(|log| !log.answers().is_empty()) {
@@ -214,7 +214,7 @@ impl Hub {
         if self.channels.find(&log).is_none() {
             let numbers = Numbering::restored(position, 0, 0, None);
             let id = self.channels.insert(Topic::numbered(log, numbers));
-            self.settle(now, id);
+            self.refresh_topic(now, id);
         }
     }
 
@@ -240,7 +240,7 @@ impl Hub {
             self.channels.insert(topic)
         });
         let new_epoch = self.random.next();
-        let Some(topic) = self.channels.at_mut(id) else { return };
+        let Some(topic) = self.channels.existing_mut(id) else { return };
         let known = if known.is_some() { Known::Yes } else { Known::No };
         let recovered = topic.recover(id, &found, known, new_epoch);
         let epoch = topic.position().epoch;
@@ -282,8 +282,9 @@ impl Hub {
         let recipients = topic.subscribers().iter().filter(|subscriber| subscriber.is_recipient());
         let slots: Vec<u32> = recipients.map(Subscriber::slot).collect();
         for slot in slots {
-            let Some(conn) = self.connections.id(slot) else { continue };
-            let Some(topic) = self.channels.at(id) else { return };
+            let Some(connection) = self.connections.existing_at(slot) else { continue };
+            let conn = connection.id(slot);
+            let Some(topic) = self.channels.existing(id) else { return };
             if pending.place() == RecoveredPlace::Among {
                 cx.out.push(gap::new_epoch(conn, topic.name(), topic.position().epoch));
             }
@@ -291,7 +292,7 @@ impl Hub {
                 self.restart_reading(cx, id, conn, backlog);
             }
         }
-        self.settle(cx.now, id);
+        self.refresh_topic(cx.now, id);
     }
 }
 

@@ -17,7 +17,7 @@ pub(in crate::hub) struct LogUsage {
     /// Part of `bytes`: messages that only the memory has.
     unstored: usize,
     /// Part of `unstored`: messages that were not promised to a publisher, and may be evicted.
-    loose: usize,
+    volatile: usize,
     /// How many messages are kept.
     messages: u32,
     /// How many of them are on the disk.
@@ -38,7 +38,7 @@ impl Log {
         LogUsage {
             bytes: self.entries.bytes() + receipts,
             unstored: self.entries.unstored_bytes() + receipts,
-            loose: self.entries.loose_bytes() + receipts,
+            volatile: self.entries.volatile_bytes() + receipts,
             messages: self.entries.len() as u32,
             stored: self.entries.stored() as u32,
             answers: self.answers.len() as u32,
@@ -65,8 +65,8 @@ impl LogUsage {
     }
 
     /// Part of `unstored`: messages that were not promised to a publisher, and may be evicted.
-    pub(super) fn loose(&self) -> usize {
-        self.loose
+    pub(super) fn volatile(&self) -> usize {
+        self.volatile
     }
 
     /// How many messages are kept.
@@ -104,9 +104,9 @@ impl LogUsage {
         Some(self.bytes).filter(|bytes| self.yields && *bytes > 0)
     }
 
-    /// Where it stands among those that have something loose.
-    fn loose_rank(&self) -> Option<usize> {
-        Some(self.loose).filter(|bytes| *bytes > 0)
+    /// Where it stands among those that have volatile messages.
+    fn volatile_rank(&self) -> Option<usize> {
+        Some(self.volatile).filter(|bytes| *bytes > 0)
     }
 }
 
@@ -119,8 +119,8 @@ pub(in crate::hub) struct UsageIndex {
     logs: usize,
     /// Those whose oldest may be pushed out, by the bytes they keep.
     yielding: BTreeSet<(usize, TopicId)>,
-    /// Those that have something loose, by its bytes.
-    loose: BTreeSet<(usize, TopicId)>,
+    /// Those that have volatile messages, by the bytes of these.
+    volatile: BTreeSet<(usize, TopicId)>,
     /// What is kept of each publisher.
     publishers: PublisherUsage,
 }
@@ -212,21 +212,21 @@ impl UsageIndex {
         let count = |sum: &mut u32, was: u32, is: u32| *sum = *sum - was + is;
         change(&mut self.sum.bytes, was.bytes, is.bytes);
         change(&mut self.sum.unstored, was.unstored, is.unstored);
-        change(&mut self.sum.loose, was.loose, is.loose);
+        change(&mut self.sum.volatile, was.volatile, is.volatile);
         count(&mut self.sum.messages, was.messages, is.messages);
         count(&mut self.sum.stored, was.stored, is.stored);
         count(&mut self.sum.answers, was.answers, is.answers);
         change(&mut self.sum.awaited, was.awaited, is.awaited);
         change(&mut self.logs, usize::from(was.bytes > 0), usize::from(is.bytes > 0));
         change_rank(&mut self.yielding, id, was.rank(), is.rank());
-        change_rank(&mut self.loose, id, was.loose_rank(), is.loose_rank());
+        change_rank(&mut self.volatile, id, was.volatile_rank(), is.volatile_rank());
     }
 
     /// Puts the ranks together again, now that there were many more of them: what is left of
     /// a tree lies scattered over the memory that it had.
     pub(in crate::hub) fn gather(&mut self) {
         gather(&mut self.yielding);
-        gather(&mut self.loose);
+        gather(&mut self.volatile);
     }
 
     /// The one that keeps most bytes among those whose oldest may go.
@@ -240,8 +240,8 @@ impl UsageIndex {
     }
 
     /// The one that has most which only the memory has.
-    pub(super) fn loosest(&self) -> Option<RankedLog> {
-        self.loose.last().copied().map(RankedLog::new)
+    pub(super) fn heaviest_volatile(&self) -> Option<RankedLog> {
+        self.volatile.last().copied().map(RankedLog::new)
     }
 
     /// Bytes that are kept of a publisher who has a share.

@@ -24,15 +24,15 @@ use crate::protocol::{
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How many may wait of one connection.
-const MOST_OF_ONE: u32 = 16;
+const MAX_PER_CONNECTION: u32 = 16;
 
 /// How many of one user, and of all clients of this machine without a user together.
-const MOST_OF_USER: usize = 64;
-const MOST_OF_NAMELESS: usize = 512;
+const MAX_PER_USER: usize = 64;
+const MAX_WITHOUT_USER: usize = 512;
 
 /// How many of all clients, of all workers, and over HTTP: none of these takes the places of
 /// another.
-const MOST: usize = 1024;
+const MAX_PER_ROUTE: usize = 1024;
 
 /// Number of an interrupt that waits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -111,7 +111,7 @@ impl PendingInterrupts {
     /// Whether one more may wait that came over a route, from a connection of which so many
     /// wait already.
     pub(super) fn check_limit(&self, route: InterruptRoute, of_connection: u32) -> Result<(), Refusal> {
-        if self.is_full(route) || of_connection >= MOST_OF_ONE {
+        if self.is_full(route) || of_connection >= MAX_PER_CONNECTION {
             return Err(Refusal::new(Code::RateLimited, "too many interrupts wait").after(PATIENCE));
         }
         Ok(())
@@ -122,12 +122,13 @@ impl PendingInterrupts {
             self.0.values().filter(|pending| is_meant(pending.route)).count()
         };
         let most_of_one = match route {
-            InterruptRoute::Client(account) if account.is_limited() => MOST_OF_USER,
-            InterruptRoute::Client(_) => MOST_OF_NAMELESS,
-            InterruptRoute::Worker | InterruptRoute::Http => MOST,
+            InterruptRoute::Client(account) if account.is_limited() => MAX_PER_USER,
+            InterruptRoute::Client(_) => MAX_WITHOUT_USER,
+            InterruptRoute::Worker | InterruptRoute::Http => MAX_PER_ROUTE,
         };
         let is_client = |route: InterruptRoute| matches!(route, InterruptRoute::Client(_));
-        count(&|other| other == route) >= most_of_one || is_client(route) && count(&is_client) >= MOST
+        count(&|other| other == route) >= most_of_one
+            || is_client(route) && count(&is_client) >= MAX_PER_ROUTE
     }
 
     /// Lets one more wait.
@@ -229,7 +230,7 @@ impl InterruptCause {
 }
 
 /// The refusal of an interrupt for want of a right. It names a channel only where the request
-/// named it: the operation of somebody else is on one that is not to be revealed.
+/// named it: the operation of another user is on one that is not to be revealed.
 pub(super) fn no_right(named: Option<&Channel>) -> Refusal {
     match named {
         Some(channel) => forbidden(format!("the right to interrupt on {channel} is missing")).on(channel),

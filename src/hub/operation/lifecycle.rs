@@ -130,7 +130,7 @@ impl Hub {
     }
 
     /// As which user of the machine a worker runs, where that tells it from others: what root
-    /// does is an administrator's, and a user whom the kernel cannot name could be anybody.
+    /// does is an administrator's, and a user whom the kernel cannot name could be any.
     fn machine_user(&self, from: Requester) -> Option<u32> {
         let Requester::Connection(conn) = from else { return None };
         let uid = self.connections.get(conn)?.worker_uid();
@@ -179,7 +179,10 @@ impl Hub {
 
     /// The one end of an operation.
     fn finish(&mut self, cx: &mut Cx<'_>, slot: OperationSlot, reason: EndState, data: Option<Payload>) {
-        let Some(mut operation) = self.operations.remove(slot) else { return };
+        let Some(mut operation) = self.operations.remove(slot) else {
+            debug_assert!(false, "an operation ends once");
+            return;
+        };
         operation.disarm(slot, &mut self.timers);
         if let Some(connection) = self.connections.get_mut(operation.owner()) {
             connection.remove_operation();
@@ -197,7 +200,7 @@ impl Hub {
     /// Reports what was shed of a channel to those that missed it.
     fn notify_missed_on(&mut self, channel: &Channel, out: &mut Effects) {
         let Some(topic_id) = self.channels.find_channel(channel) else { return };
-        let Some(topic) = self.channels.at(topic_id) else { return };
+        let Some(topic) = self.channels.existing(topic_id) else { return };
         let slots = topic.subscribers().iter().map(Subscriber::slot);
         let slots: Vec<u32> =
             slots.filter(|slot| self.connections.at(*slot).is_some_and(Connection::is_full)).collect();
@@ -210,10 +213,11 @@ impl Hub {
     fn end_channel(&mut self, cx: &mut Cx<'_>, operation: &Operation) {
         let channel = Channel::of_operation(&operation.id);
         let Some(topic_id) = self.channels.find_channel(&channel) else { return };
-        let Some(topic) = self.channels.at(topic_id) else { return };
+        let Some(topic) = self.channels.existing(topic_id) else { return };
         let slots: Vec<u32> = topic.subscribers().iter().map(Subscriber::slot).collect();
         for slot in &slots {
-            let Some(conn) = self.connections.id(*slot) else { continue };
+            let Some(connection) = self.connections.existing_at(*slot) else { continue };
+            let conn = connection.id(*slot);
             self.notify_missed(*slot, Some(topic_id), cx.out);
             self.unsubscribe_from(cx, conn, topic_id);
         }
@@ -360,7 +364,7 @@ impl Hub {
             || self.is_same_machine_user(from, operation)
     }
 
-    /// Interrupts an operation; its worker receives that before anybody else.
+    /// Interrupts an operation; its worker receives that before all others.
     fn deliver_interrupt(
         &mut self,
         cx: &mut Cx<'_>,
@@ -444,7 +448,7 @@ impl Hub {
         cause: &InterruptCause,
     ) {
         let Some(topic_id) = self.channels.find_channel(channel) else { return };
-        let Some(topic) = self.channels.at(topic_id) else { return };
+        let Some(topic) = self.channels.existing(topic_id) else { return };
         let start = cx.out.recipients.len();
         let slots = topic.subscribers().iter().map(Subscriber::slot);
         let has_room =

@@ -23,16 +23,16 @@ use crate::protocol::{Channel, ConnectionId, Frame, Moment, OperationId, Payload
 /// For how long an ended operation is remembered, and how many are: a page that
 /// was reloaded still gets to know how it ended.
 const REMEMBERED: Duration = Duration::from_secs(600);
-const MOST_REMEMBERED: usize = 1024;
+const MAX_REMEMBERED: usize = 1024;
 
 /// Final data above this is sent and not remembered.
-const MOST_DATA: usize = 4 << 10;
+const MAX_REMEMBERED_DATA: usize = 4 << 10;
 
 /// How long a worker may take to end an operation after an interrupt, where it does not say.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Above this, a list of what runs on a channel says nothing to people.
-const MOST_LISTED: usize = 1000;
+/// Above this, a list of what runs on a channel is of no use to people.
+const MAX_LISTED: usize = 1000;
 
 /// What an entry in a list takes beside names and texts.
 const ENTRY: usize = 150;
@@ -324,14 +324,17 @@ impl Operations {
         channel: &Channel,
         space: &mut ListSpace,
     ) -> (Vec<OperationEntry>, Option<u64>) {
-        let Some(before_all) = OperationId::new("\u{20}").ok() else { return Default::default() };
+        let Ok(before_all) = OperationId::new("\u{20}") else {
+            debug_assert!(false, "a space is an id, before all others");
+            return Default::default();
+        };
         let from = (channel.clone(), before_all);
         let here = self.by_channel.range(from..).take_while(|(at, _)| at == channel);
         let mut listed = Vec::new();
         let mut running = 0;
         for operation in here.filter_map(|(_, id)| self.find(id)) {
             running += 1;
-            if listed.len() + 1 == running && running <= MOST_LISTED && space.take(operation.entry_bytes()) {
+            if listed.len() + 1 == running && running <= MAX_LISTED && space.take(operation.entry_bytes()) {
                 listed.push(operation.entry());
             }
         }
@@ -363,12 +366,12 @@ impl Operations {
     }
 
     fn remember(&mut self, now: Moment, mut summary: OperationSummary) {
-        summary.data = summary.data.filter(|data| data.json().len() <= MOST_DATA);
+        summary.data = summary.data.filter(|data| data.json().len() <= MAX_REMEMBERED_DATA);
         let (id, ended) = (summary.id.clone(), EndedOperation { summary, at: now });
         self.held += ended.held();
         self.order.push_back(id.clone());
         self.ended.insert(id, ended);
-        if self.order.len() > MOST_REMEMBERED {
+        if self.order.len() > MAX_REMEMBERED {
             self.forget_first();
         }
     }

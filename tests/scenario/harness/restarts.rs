@@ -145,7 +145,7 @@ impl Harness {
         self.paused.clear();
         self.disk_writes_what(|when| when != When::Never);
         self.forget_tail();
-        self.hub.checkpoint()
+        self.hub.checkpoint_bytes()
     }
 
     /// The disk is in order when the next daemon starts.
