@@ -25,7 +25,9 @@ impl Model {
             for (conn, seen) in journal {
                 let Some(who) = self.peers.iter().position(|peer| peer.conn == Some(conn)) else { continue };
                 let check = match seen {
-                    ConnectionEvent::Queued(frame) => self.queued(who, conn, &frame),
+                    ConnectionEvent::Queued(frame) => {
+                        self.never_goes_back(who, &frame).and_then(|()| self.queued(who, conn, &frame))
+                    }
                     ConnectionEvent::Flushed(log, seq) => self.taken(who, conn, &log, seq),
                     ConnectionEvent::Received(frame) => {
                         self.remember(who, &frame).and_then(|()| self.keep_position(who, &frame))
@@ -44,31 +46,50 @@ impl Model {
         self.observed.listen(&mut self.harness)
     }
 
-    /// A position once received stands for one message for ever, and
-    /// no frame has a lower position of the log.
-    fn remember(&mut self, who: usize, frame: &Value) -> Check {
+    /// The log, the epoch and the position in a frame.
+    fn position(&self, who: usize, frame: &Value) -> Option<((String, String), u64)> {
         let channel = frame["channel"].as_str().unwrap_or_default();
         let name = match channel {
             "@me" => Self::user(who).map(inbox_of).unwrap_or_default(),
             _ => channel.to_owned(),
         };
-        let (Some(log), Some(seq)) = (self.logs.get(&name), frame["seq"].as_u64()) else { return Ok(()) };
+        let (log, seq) = (self.logs.get(&name)?, frame["seq"].as_u64()?);
         let epoch = frame.get("epoch").or(log.epoch.as_ref()).and_then(Value::as_str).unwrap_or_default();
-        let received = self.received.entry((name.clone(), epoch.to_owned())).or_default();
-        if frame["type"] != "message" {
-            let last = received.keys().next_back().copied().unwrap_or(0);
-            let is_given_back = frame.get("epoch").is_some() && seq < last;
-            return if is_given_back {
-                Err(format!("{name} is at {seq} of epoch {epoch}, and {last} of it was heard"))
-            } else {
-                Ok(())
-            };
-        }
+        Some(((name, epoch.to_owned()), seq))
+    }
+
+    /// A position once received stands for one message for ever.
+    fn remember(&mut self, who: usize, frame: &Value) -> Check {
+        let Some((log, seq)) = self.position(who, frame).filter(|_| frame["type"] == "message") else {
+            return Ok(());
+        };
         let id = message_key(frame);
-        let first = received.entry(seq).or_insert_with(|| id.clone());
+        let (name, epoch) = log.clone();
+        let first = self.received.entry(log).or_default().entry(seq).or_insert_with(|| id.clone());
         match *first == id {
             true => Ok(()),
-            false => Err(format!("{name} {seq} of epoch {epoch} was {first} when it was heard, and is {id}")),
+            false => {
+                Err(format!("{name} {seq} of epoch {epoch} was {first} when it was received, and is {id}"))
+            }
+        }
+    }
+
+    /// No frame names a position of a log below one that was received before the frame was
+    /// queued. A slow connection receives it later.
+    fn never_goes_back(&self, who: usize, frame: &Value) -> Check {
+        let position = self.position(who, frame);
+        let Some((log, seq)) =
+            position.filter(|_| frame["type"] != "message" && frame.get("epoch").is_some())
+        else {
+            return Ok(());
+        };
+        let last = self.received.get(&log).and_then(|received| received.keys().next_back());
+        match last {
+            Some(last) if seq < *last => {
+                let (name, epoch) = log;
+                Err(format!("{name} is at {seq} of epoch {epoch}, and {last} of it was received"))
+            }
+            _ => Ok(()),
         }
     }
 
