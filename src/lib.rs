@@ -40,6 +40,11 @@
 //! - [`edge`] does the I/O: sockets, tokens, files. It verifies and transports, and decides
 //!   nothing that a user would notice.
 //!
+//! Where two files could be meant: the limits, times and policies that the hub decides by stand
+//! with their defaults in [`hub::settings`], and [`config`] reads them; what a decoder of
+//! [`edge::net`] refuses is answered or closed by the connection reader in [`edge::driver`]; the
+//! store commits to a write-ahead log, from which its checkpoints fill sled.
+//!
 //! A floor uses those below it and none above. Beside the floors stand [`config`], the
 //! options of files and environment; and [`daemon`], which starts the parts in order and
 //! stops them in reverse, reloads the configuration, and tries for `--check` what a start

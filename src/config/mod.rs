@@ -8,7 +8,6 @@
 //! that two files could not share.
 
 mod absolute_path;
-mod diff;
 pub mod environment;
 pub mod error;
 mod file_name;
@@ -18,6 +17,7 @@ mod options;
 mod pass;
 pub mod paths;
 mod reader;
+mod reload_diff;
 pub(crate) mod shell_quoting;
 mod sources;
 mod spelling;
@@ -31,7 +31,6 @@ use std::rc::Rc;
 
 use crate::hub::settings::{self, Heartbeat, Settings};
 
-pub use diff::{Locations, OptionChange};
 pub use environment::Environment;
 pub use error::{ConfigError, Location, Problem};
 pub(crate) use options::DEFAULT_HTTP;
@@ -39,6 +38,7 @@ pub use options::{
     Alg, AuthConfig, ChannelPolicy, Forwarded, INBOX, KeyFile, LimitsConfig, ListenConfig, LogConfig,
     Principal, RequiredClaims, StateConfig, StoreConfig, StoreKind, WorkerConfig,
 };
+pub use reload_diff::{Locations, OptionChange};
 pub use sources::ConfigSource;
 
 /// All that can be configured.
@@ -123,7 +123,7 @@ impl Config {
         }
         let mut problems = Vec::new();
         let foreign = sources::overlay_variables(&mut entries, environment, &mut problems);
-        let locations = diff::locations(&entries);
+        let locations = reload_diff::locations(&entries);
         let problems = Rc::new(RefCell::new(problems));
         let config = Self::read(entries, environment, &problems);
         Ok((Loaded { config, files, locations, foreign }, unreadable, problems.take()))

@@ -9,10 +9,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::diff::OptionChange;
 use super::error::Location;
 use super::merge::TableEntries;
 use super::reader::{NumberUnit, Problems, TableReader};
+use super::reload_diff::OptionChange;
 use super::spelling::Spell;
 use super::{Config, Environment, absolute_path, options, spelling};
 

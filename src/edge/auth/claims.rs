@@ -1,6 +1,6 @@
-//! Header and claims of a token as JSON: their types and bounds.
+//! Header and claims of a token as JSON: their types and bounds, its times, issuer and audience.
 //!
-//! Nothing here is proven: signatures are checked by `keys`, times in
+//! Nothing here is proven: signatures are checked by `keys`, and revocations in
 //! [`jwt`](super::jwt).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,12 +14,18 @@ use serde::de::{DeserializeSeed, IgnoredAny, IntoDeserializer};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::error::TokenError;
+use crate::config::RequiredClaims;
 use crate::hub::{Pattern, Rights, Terms};
 use crate::protocol::worker::DEEPEST_INFO;
 use crate::protocol::{Grant, Payload, RateLimit, TokenId, UnixTime, whole};
 
 /// Longest token. Headers and URLs of 8 KiB hold it with room to spare.
 pub const LONGEST_TOKEN: usize = 4096;
+
+/// How long before its `nbf` a token is valid: the clocks of two machines with NTP differ by
+/// less.
+pub(super) const EARLY: Duration = Duration::from_secs(5);
 
 /// The last second of the year 9999, the last that a frame can spell.
 pub(super) const LAST_SECOND: u64 = 253_402_300_799;
@@ -177,6 +183,44 @@ fn even_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<
 }
 
 impl Claims {
+    /// Checks that its life has begun and not ended; its end, if it has one.
+    pub(super) fn check_times(
+        &self,
+        wanted: &RequiredClaims,
+        now: UnixTime,
+    ) -> Result<Option<UnixTime>, TokenError> {
+        let expires_at = self.expires_at();
+        if expires_at.is_none() && wanted.end {
+            return Err(TokenError::NoExpiry);
+        }
+        if let Some(end) = expires_at.filter(|end| now >= *end) {
+            return Err(TokenError::Expired(end));
+        }
+        let early = u64::try_from(EARLY.as_millis()).unwrap_or(u64::MAX);
+        if let Some(from) = self.not_before().filter(|from| from.0 > now.0.saturating_add(early)) {
+            return Err(TokenError::NotYet(from));
+        }
+        Ok(expires_at)
+    }
+
+    /// Checks issuer and audience, where the configuration names some.
+    pub(super) fn check_origin(&self, wanted: &RequiredClaims) -> Result<(), TokenError> {
+        let RequiredClaims { issuers, audiences, .. } = wanted;
+        if !issuers.is_empty() {
+            let issuer = self.issuer().map_err(TokenError::Claims)?;
+            if !issuer.as_ref().is_some_and(|issuer| issuers.contains(issuer)) {
+                return Err(TokenError::Issuer(issuer));
+            }
+        }
+        if !audiences.is_empty() {
+            let audience = self.audience().map_err(TokenError::Claims)?;
+            if !audience.iter().any(|one| audiences.contains(one)) {
+                return Err(TokenError::Audience(audience));
+            }
+        }
+        Ok(())
+    }
+
     /// The end of its life.
     pub(super) fn expires_at(&self) -> Option<UnixTime> {
         self.exp.map(|date| date.0)

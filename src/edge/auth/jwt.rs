@@ -2,7 +2,7 @@
 //!
 //! Nothing in a token counts before its signature holds, and its header only chooses among
 //! keys: the algorithm is the key's own, from the configuration. `exp` is compared to the
-//! millisecond, `nbf` with a tolerance of [`EARLY`]; `iss` and `aud` count where the
+//! millisecond, `nbf` with a tolerance of [`EARLY`](super::claims::EARLY); `iss` and `aud` count where the
 //! configuration names some. `iat` and `jti` are used for revocations only.
 
 use std::cell::RefCell;
@@ -30,10 +30,6 @@ use crate::config::{AuthConfig, ConfigError, RequiredClaims};
 use crate::hub::{Identity, Pattern, Rights, TokenFault};
 use crate::protocol::frame::{RightsEntry, TokenCheck};
 use crate::protocol::{MintTerms, UnixTime, UserId};
-
-/// How long before its `nbf` a token is valid: the clocks of two machines with NTP differ by
-/// less.
-pub const EARLY: Duration = Duration::from_secs(5);
 
 /// Verifies tokens, and mints them where its key is a secret.
 pub struct Verifier {
@@ -192,18 +188,8 @@ impl Verifier {
         }
         let (payload, key) = self.check_signature(token)?;
         let claims: Claims = claims::read(&payload).map_err(TokenError::Claims)?;
-        let expires_at = claims.expires_at();
-        if expires_at.is_none() && self.wanted.end {
-            return Err(TokenError::NoExpiry);
-        }
-        if let Some(end) = expires_at.filter(|end| now >= *end) {
-            return Err(TokenError::Expired(end));
-        }
-        let early = u64::try_from(EARLY.as_millis()).unwrap_or(u64::MAX);
-        if let Some(from) = claims.not_before().filter(|from| from.0 > now.0.saturating_add(early)) {
-            return Err(TokenError::NotYet(from));
-        }
-        self.check_origin(&claims)?;
+        let expires_at = claims.check_times(&self.wanted, now)?;
+        claims.check_origin(&self.wanted)?;
         let user_id = self.user(&claims, &payload)?;
         let issued_at = claims.issued_at().unwrap_or_default();
         let terms = claims.terms().map_err(TokenError::OutOfBounds)?;
@@ -213,24 +199,6 @@ impl Verifier {
         let identity = Identity { user_id, rights, expires_at, issued_at, terms };
         self.check_revoked(&identity, now)?;
         Ok(Proof { identity, key, payload })
-    }
-
-    /// Checks issuer and audience, where the configuration names some.
-    fn check_origin(&self, claims: &Claims) -> Result<(), TokenError> {
-        let RequiredClaims { issuers, audiences, .. } = &self.wanted;
-        if !issuers.is_empty() {
-            let issuer = claims.issuer().map_err(TokenError::Claims)?;
-            if !issuer.as_ref().is_some_and(|issuer| issuers.contains(issuer)) {
-                return Err(TokenError::Issuer(issuer));
-            }
-        }
-        if !audiences.is_empty() {
-            let audience = claims.audience().map_err(TokenError::Claims)?;
-            if !audience.iter().any(|one| audiences.contains(one)) {
-                return Err(TokenError::Audience(audience));
-            }
-        }
-        Ok(())
     }
 
     /// The user of the token, from the configured claim or else one of the usual ones.

@@ -3,8 +3,8 @@
 //! A request is decided on before the next one is decoded, for what it leads to decides whether
 //! more is read of its peer.
 
-use super::read_context::{PeerTrust, ReadBlock};
-use super::{Driver, turn_share};
+use super::read_buffer::{PeerTrust, ReadBlock};
+use super::{Driver, user_turn_share};
 use crate::edge::net::connection::{DisconnectCause, PeerConnection};
 use crate::edge::net::connection_table::{Slot, Unsent};
 use crate::edge::net::encoded_frame::EncodedFrame;
@@ -175,7 +175,7 @@ impl ConnectionReader<'_> {
         match decoded {
             Decoded::Text(text) => {
                 let parsed = crate::protocol::parse(text);
-                cost = parsed.as_ref().map_or(1, |parsed| turn_share::cost(&parsed.request));
+                cost = parsed.as_ref().map_or(1, |parsed| user_turn_share::cost(&parsed.request));
                 self.driver.handle_request(conn, parsed);
             }
             Decoded::Binary(_) => self.close_malformed(Close::NotText),

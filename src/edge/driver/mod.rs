@@ -16,7 +16,7 @@ mod http_waiters;
 mod inbound;
 pub mod malloc_trim;
 mod memory_report;
-mod read_context;
+mod read_buffer;
 pub mod reload;
 mod replay_pages;
 pub mod revocations;
@@ -25,7 +25,7 @@ pub mod state;
 mod status;
 mod token_refusal;
 mod trigger;
-mod turn_share;
+mod user_turn_share;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -61,7 +61,7 @@ use frame_writer::{Closed, FrameWriter};
 pub use http_waiters::HttpAnswer;
 use http_waiters::{HttpWaiter, HttpWaiters};
 use memory_report::MemoryReport;
-use read_context::ReadContext;
+use read_buffer::ReadBuffer;
 use reload::Reloads;
 use replay_pages::ReplayPages;
 use revocations::RevocationQueue;
@@ -69,7 +69,7 @@ use seq_recorder::SeqRecorder;
 use state::{DriverExport, DriverImport};
 pub use status::{DriverStatus, StatusCounts};
 pub use token_refusal::{CountedFor, RefusedToken};
-use turn_share::TurnShares;
+use user_turn_share::TurnShares;
 
 /// The driver, as every task of the thread shares it. It is borrowed for the
 /// length of one call and never across an await.
@@ -93,7 +93,7 @@ pub struct Driver {
     store: Store,
     pages: ReplayPages,
     /// Away while something is being decoded.
-    read: Option<ReadContext>,
+    read: Option<ReadBuffer>,
     shares: TurnShares,
     memory: MemoryReport,
     http: HttpWaiters,
@@ -120,7 +120,7 @@ impl Driver {
             seqs: SeqRecorder::default(),
             store,
             pages: ReplayPages::default(),
-            read: Some(ReadContext::new(config.message_bytes)),
+            read: Some(ReadBuffer::new(config.message_bytes)),
             shares: TurnShares::default(),
             memory: MemoryReport::default(),
             http: HttpWaiters::default(),

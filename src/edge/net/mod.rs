@@ -16,7 +16,7 @@ pub mod peer_credentials;
 pub mod peer_side;
 pub mod pending_conns;
 pub mod read_side;
-mod refused_frame;
+mod refused_frame_rest;
 pub mod send_queue;
 pub mod signal_mask;
 pub mod socket;

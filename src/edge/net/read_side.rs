@@ -1,6 +1,6 @@
 //! Read side of a connection: whether its peer may send more, and whether that is read now.
 
-use super::refused_frame::RefusedFrame;
+use super::refused_frame_rest::RefusedFrameRest;
 use crate::hub::SendQueueState;
 
 /// The read side of one connection.
@@ -11,7 +11,7 @@ pub(super) struct ReadSide {
     is_paused: bool,
     /// It is among those whose undecoded input is looked at in the next turn.
     is_resumed: bool,
-    refused_frame: RefusedFrame,
+    refused_frame: RefusedFrameRest,
 }
 
 /// Whether the peer may send more.
@@ -97,7 +97,7 @@ impl ReadSide {
 
     /// Has the rest of a frame that is too large read before the socket is closed.
     pub(super) fn refuse_frame(&mut self) {
-        self.refused_frame = RefusedFrame::coming();
+        self.refused_frame = RefusedFrameRest::coming();
     }
 
     /// Something was read.

@@ -5,14 +5,14 @@
 
 /// What is known of the rest.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) enum RefusedFrame {
+pub(super) enum RefusedFrameRest {
     #[default]
     None,
     /// So often it was waited for longer, and some has come since the last time or not.
     Coming { waited: u8, has_come: bool },
 }
 
-impl RefusedFrame {
+impl RefusedFrameRest {
     /// So often it is waited for once more: half a minute in all.
     const MOST_WAITS: u8 = 15;
 
@@ -42,12 +42,12 @@ impl RefusedFrame {
 
 #[cfg(test)]
 mod tests {
-    use super::RefusedFrame;
+    use super::RefusedFrameRest;
 
     #[test]
     fn frame_that_comes_is_waited_for_and_not_for_ever() {
-        assert!(!RefusedFrame::default().wait_again());
-        let mut rest = RefusedFrame::coming();
+        assert!(!RefusedFrameRest::default().wait_again());
+        let mut rest = RefusedFrameRest::coming();
         assert!(!rest.wait_again(), "nothing has come");
         let mut waits = 0;
         rest.receive();
@@ -56,6 +56,6 @@ mod tests {
             waits += 1;
             rest.receive();
         }
-        assert_eq!(waits, RefusedFrame::MOST_WAITS);
+        assert_eq!(waits, RefusedFrameRest::MOST_WAITS);
     }
 }

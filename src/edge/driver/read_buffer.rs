@@ -20,7 +20,7 @@ pub(super) enum PeerTrust {
 }
 
 /// Both of them.
-pub(super) struct ReadContext {
+pub(super) struct ReadBuffer {
     block: Box<[u8]>,
     decoder: Decoder,
 }
@@ -31,7 +31,7 @@ pub(super) struct ReadBlock<'a> {
     pub decoder: &'a mut Decoder,
 }
 
-impl ReadContext {
+impl ReadBuffer {
     /// For frames of up to so many bytes.
     pub(super) fn new(message_bytes: usize) -> Self {
         Self { block: vec![0; BLOCK].into(), decoder: Decoder::new(message_bytes) }
