@@ -12,7 +12,7 @@ mod hub_witness;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use harness::{Harness, ConnectionId, for_hub, rights};
+use harness::{ConnectionId, Harness, for_hub, rights};
 use hub_witness::{ANSWERED_ONCE, Witness};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
@@ -118,7 +118,8 @@ impl History {
 
     /// The same under an id that begins so.
     fn send_as(&mut self, who: Option<ConnectionId>, kind: &str, mut request: Value) {
-        let may_send = |conn: &ConnectionId| !self.harness.paused.contains(conn) && !self.conns[conn].has_ended;
+        let may_send =
+            |conn: &ConnectionId| !self.harness.paused.contains(conn) && !self.conns[conn].has_ended;
         let Some(conn) = who.filter(may_send) else { return };
         self.requests += 1;
         let id = format!("{kind}{}", self.requests);
