@@ -25,7 +25,7 @@ pub const LONGEST_TOKEN: usize = 4096;
 
 /// How long before its `nbf` a token is valid: the clocks of two machines with NTP differ by
 /// less.
-pub(super) const EARLY: Duration = Duration::from_secs(5);
+pub const EARLY: Duration = Duration::from_secs(5);
 
 /// The last second of the year 9999, the last that a frame can spell.
 pub(super) const LAST_SECOND: u64 = 253_402_300_799;

@@ -17,7 +17,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::Sha256;
 use wshubd::config::{Alg, Config, Environment, KeyFile};
-use wshubd::edge::auth::jwt::{EARLY, Verifier};
+use wshubd::edge::auth::claims::EARLY;
+use wshubd::edge::auth::jwt::Verifier;
 use wshubd::protocol::{MintTerms, UnixTime, UserId};
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
