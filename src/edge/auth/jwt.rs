@@ -2,7 +2,7 @@
 //!
 //! Nothing in a token counts before its signature holds, and its header only chooses among
 //! keys: the algorithm is the key's own, from the configuration. `exp` is compared to the
-//! millisecond, `nbf` with a tolerance of 5 s; `iss` and `aud` count where the
+//! millisecond, `nbf` with a tolerance of [`EARLY`](claims::EARLY); `iss` and `aud` count where the
 //! configuration names some. `iat` and `jti` are used for revocations only.
 
 use std::cell::RefCell;
